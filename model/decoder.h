@@ -1,0 +1,84 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/run_log.h"
+#include "core/token_batch.h"
+#include "io/hf_config.h"
+#include "lora/lora_linear.h"
+#include "lora/lora_options.h"
+#include "model/decoder_block.h"
+#include "model/model_options.h"
+#include "quant/nf4_options.h"
+
+namespace qlora::model {
+
+/// How one forward pass behaves beyond its tokens.
+struct ForwardContext {
+  bool training = false;                // dropout and NEFTune noise are on
+  bool gradient_checkpointing = false;  // keep one tensor a block, recompute the rest in backward
+  double neftune_noise_alpha = 0;       // Jain et al., arXiv:2310.05914; 0: off
+  uint64_t seed = 0;                    // of dropout and noise,
+  uint64_t draw = 0;                    // counted up by the caller for each micro-batch
+};
+
+/// A causal language model of the Llama form with a frozen base and trainable adapters.
+///   Layout    every activation is flat, [T, C], without padding; segments keep samples apart
+///   Numbers   residual stream, norms, adapter sums, softmax and loss FP32; products compute_dtype
+///   Source    Touvron et al., arXiv:2302.13971; adapters Hu et al., arXiv:2106.09685
+class Decoder {
+ public:
+  /// Streams the checkpoint tensor by tensor: each linear is quantized and its source dropped.
+  ///   throws    FormatError, ShapeError, ConfigError, IoError with the tensor's name
+  ///   cost      peak memory is the result plus one tensor in FP32
+  static Decoder load(const ModelOptions& model, const quant::Nf4Options& quantization, RunLog& log);
+
+  /// Adds adapters to the linears that options select: A uniform as torch's Linear, B zero, or
+  /// the PEFT folder init_adapter.
+  void add_adapters(const lora::LoraOptions& options, uint64_t seed);
+  /// Replaces or adds adapters as the PEFT folder says (rank, alpha and targets come from it).
+  void load_adapter(const std::string& peft_directory, lora::AdapterDtype dtype);
+
+  /// Names and FP32 masters of all adapters, in the order of the layers: the autograd leaves.
+  std::vector<lora::NamedAdapter> adapters() const;
+  std::vector<torch::Tensor> trainable_parameters() const;  // A, B, A, B, …
+
+  /// Sum of the negative log likelihoods of all targets, with its graph.  scalar f32
+  torch::Tensor loss_sum(const TokenBatch& batch, const ForwardContext& context);
+  /// Negative log likelihood of each target, 0 where there is none; no graph.  [T] f32
+  torch::Tensor target_nll(const TokenBatch& batch);
+  /// All logits, for tests and small inputs; no graph.  [T, V] f32
+  torch::Tensor logits(const TokenBatch& batch);
+  /// Feeds new tokens of one sequence behind what the cache holds; logits of the last.  [V] f32
+  torch::Tensor next_logits(const std::vector<int32_t>& new_tokens, KvCache& cache);
+  KvCache new_cache(int64_t capacity_tokens) const;
+
+  const io::HfConfig& config() const { return config_; }
+  torch::ScalarType compute_dtype() const { return compute_dtype_; }
+  torch::Device device() const { return device_; }
+  int64_t parameter_count() const;            // of the base, tied weights once
+  int64_t trainable_parameter_count() const;
+  int64_t base_bytes() const;                 // memory of the frozen weights as they are held
+  /// "trainable params: 39,976,960 || all params: 6,778,392,576 || trainable%: 0.5898", as PEFT.
+  std::string trainable_summary() const;
+
+ private:
+  Decoder() = default;
+  torch::Tensor hidden_states(const TokenBatch& batch, const ForwardContext& context);  // [T, C]
+
+  io::HfConfig config_;
+  torch::ScalarType compute_dtype_ = torch::kFloat32;
+  torch::Device device_ = torch::kCPU;
+  torch::Tensor embedding_;    // [V, C] 16-bit or f32
+  torch::Tensor lm_head_;      // [V, C] the embedding itself where the weights are tied
+  torch::Tensor final_norm_;   // [C] f32
+  RopeTable rope_;
+  std::vector<DecoderBlock> blocks_;
+};
+
+}  // namespace qlora::model

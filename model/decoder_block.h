@@ -1,0 +1,62 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lora/lora_linear.h"
+#include "model/rope.h"
+
+namespace qlora::model {
+
+/// Sizes that every block of a decoder shares.
+struct BlockShape {
+  int64_t heads = 0;          // H
+  int64_t kv_heads = 0;       // H divides by it
+  int64_t head_dim = 0;       // D
+  double norm_epsilon = 1e-5;
+};
+
+/// Keys and values of one sequence for generation, grown in place.
+struct KvCache {
+  struct Layer {
+    torch::Tensor keys;    // [kv heads, capacity, D]
+    torch::Tensor values;  // [kv heads, capacity, D]
+  };
+  std::vector<Layer> layers;
+  int64_t length = 0;    // tokens held
+  int64_t capacity = 0;  // tokens there is room for
+};
+
+/// What the tokens of a pass share: where segments lie and how positions rotate.
+struct PassLayout {
+  std::vector<int32_t> segment_starts;  // [S + 1]
+  RopeAngles rope;                      // cos, sin [T, D/2] f32
+  torch::ScalarType compute_dtype = torch::kFloat32;
+  lora::DropoutKey dropout;
+};
+
+/// Pre-norm transformer block: h += o(attention(norm(h))); h += down(silu(gate) · up).
+class DecoderBlock {
+ public:
+  BlockShape shape;
+  torch::Tensor input_norm;      // [C] f32
+  torch::Tensor attention_norm;  // [C] f32, before the MLP ("post_attention_layernorm")
+  lora::LoraLinear q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+
+  /// h [T, C] f32 -> [T, C] f32.
+  torch::Tensor forward(const torch::Tensor& h, const PassLayout& layout) const;
+  /// The same, keeping h alone for the backward.
+  torch::Tensor forward_checkpointed(const torch::Tensor& h, const PassLayout& layout) const;
+  /// One sequence, new tokens behind those in the cache; no graph.
+  torch::Tensor forward_cached(const torch::Tensor& h, const PassLayout& layout,
+                               KvCache::Layer& cache, int64_t cached_tokens) const;
+
+  /// The seven linears in PEFT's order of names.
+  std::vector<lora::LoraLinear*> linears();
+  std::vector<const lora::LoraLinear*> linears() const;
+};
+
+}  // namespace qlora::model
