@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "core/constraint.h"
+
+namespace qlora::quant {
+
+/// The 16 levels that a code selects. On disk by name ("nf4", "fp4"), never by number.
+enum class FourBitType : uint8_t {
+  kNf4,  // quantiles of a normal distribution (QLoRA, arXiv:2305.14314, Appendix E)
+  kFp4,  // sign, two bits of exponent, one of mantissa, as bitsandbytes places them
+};
+
+/// How a frozen weight matrix is stored.
+struct Nf4Options {
+  FourBitType quant_type = FourBitType::kNf4;
+  int64_t block_size = 64;   // elements per scale; a power of two in [32, 4096]
+  bool double_quant = true;  // 8-bit scales: 4.127 bits per weight instead of 4.5 at block size 64
+};
+
+template <class V>
+void fields(V& v, Nf4Options& o) {
+  v("bnb_4bit_quant_type", o.quant_type, any_value(), "the 16 levels: nf4 or fp4");
+  v("block_size", o.block_size, in_range(32, 4096), "elements per scale, a power of two");
+  v("bnb_4bit_use_double_quant", o.double_quant, any_value(),
+    "scales in 8 bits: 4.127 bits per weight instead of 4.5 at block size 64");
+}
+
+}  // namespace qlora::quant
+
+template <>
+struct qlora::EnumNames<qlora::quant::FourBitType> {
+  static constexpr std::pair<quant::FourBitType, const char*> kNames[] = {
+      {quant::FourBitType::kNf4, "nf4"}, {quant::FourBitType::kFp4, "fp4"}};
+};
