@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -11,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
+warnings.filterwarnings("ignore")  # deprecations inside the peers, which are pinned
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 

@@ -80,6 +80,8 @@ CASES = [
          config=dict(TIED, max_position_embeddings=128),
          rope=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=32, mscale=1.0, mscale_all_dim=0.5,
                    truncate=False)),
+    Case("blocks_of_64", "every row of a linear is whole NF4 blocks",
+         config=dict(TIED, vocab_size=160, intermediate_size=128)),
 ]
 
 
