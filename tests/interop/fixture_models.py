@@ -1,20 +1,11 @@
 """Tiny random Llama models and small file helpers, shared by the fixture generators of this folder."""
 
 import json
-import os
 import pathlib
-import warnings
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
+import quiet  # noqa: F401
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging
-
-warnings.filterwarnings("ignore")  # deprecations inside the peers, which are pinned
-logging.disable_progress_bar()
-logging.set_verbosity_error()
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"

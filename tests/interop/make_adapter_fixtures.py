@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 
+import quiet  # noqa: F401  (before the peers)
 import bitsandbytes.functional as bnb
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
