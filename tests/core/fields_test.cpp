@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/json_file.h"
-#include "test_options.h"
+#include "tests/core/test_options.h"
 
 namespace qlora {
 namespace {
