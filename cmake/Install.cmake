@@ -60,8 +60,11 @@ endif()
 # libtorch. Each module installs the headers of its folder.
 get_property(modules GLOBAL PROPERTY QLORA_MODULES)
 function(qlora_uses_torch module result)
-  get_target_property(links qlora_${module} INTERFACE_LINK_LIBRARIES)
   set(found FALSE)
+  set(links)
+  if(TARGET qlora_${module})  # a wrong name in DEPENDS gets CMake's own message later
+    get_target_property(links qlora_${module} INTERFACE_LINK_LIBRARIES)
+  endif()
   foreach(link IN LISTS links)
     if(link STREQUAL "qlora::torch")
       set(found TRUE)
