@@ -6,17 +6,18 @@
 #include <optional>
 #include <string>
 
+#include "lora/dropout.h"
 #include "lora/frozen_weight.h"
 
 namespace qlora::lora {
 
 /// The trainable part of one linear: s·B·A beside the frozen W.
 struct Adapter {
-  torch::Tensor a;      // [R, K] f32 master, an autograd leaf
-  torch::Tensor b;      // [N, R] f32 master, an autograd leaf
-  double alpha = 0;     // as in the configuration, for the adapter file
-  double scale = 0;     // s = alpha / r, or alpha / sqrt(r)
-  double dropout = 0;   // on the adapter's input, training only
+  torch::Tensor a;                            // [R, K] f32 master, an autograd leaf
+  torch::Tensor b;                            // [N, R] f32 master, an autograd leaf
+  double alpha = 0;                           // as in the configuration, for the adapter file
+  double scale = 0;                           // s = alpha / r, or alpha / sqrt(r)
+  double dropout = 0;                         // on the adapter's input, training only
   torch::ScalarType dtype = torch::kFloat16;  // of A and B in the forward and in files
 
   int64_t rank() const { return a.size(0); }
@@ -26,14 +27,6 @@ struct Adapter {
 struct NamedAdapter {
   std::string module;
   Adapter adapter;  // tensors share storage with the module's
-};
-
-/// Where a dropout mask comes from: the same numbers give the same mask, so that a recomputed
-/// forward (gradient checkpointing, resume) drops the same elements.
-struct DropoutKey {
-  bool training = false;
-  uint64_t seed = 0;
-  uint64_t draw = 0;  // of the micro-batch
 };
 
 /// y = x·Wᵀ + s·(dropout(x)·Aᵀ)·Bᵀ + bias.
@@ -48,7 +41,9 @@ class LoraLinear {
   torch::Tensor forward(const torch::Tensor& x, torch::ScalarType out_dtype,
                         const DropoutKey& dropout) const;
 
+  /// throws ShapeError where A [R, K] and B [N, R] do not fit the weight [N, K]
   void set_adapter(Adapter adapter);
+  void set_weight(FrozenWeight weight) { weight_ = std::move(weight); }
   const std::optional<Adapter>& adapter() const { return adapter_; }
   const std::string& name() const { return name_; }
   const FrozenWeight& weight() const { return weight_; }
@@ -57,7 +52,7 @@ class LoraLinear {
  private:
   std::string name_;
   FrozenWeight weight_;
-  torch::Tensor bias_;  // [N] f32, or undefined
+  torch::Tensor bias_;           // [N] f32, or undefined
   uint64_t dropout_stream_ = 0;  // hash of the name: each module draws numbers of its own
   std::optional<Adapter> adapter_;
 };

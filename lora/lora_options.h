@@ -14,16 +14,16 @@ enum class AdapterDtype { kFloat16, kBFloat16, kFloat32 };
 
 /// Which linears get an adapter, and how large it is (Hu et al., LoRA, arXiv:2106.09685).
 struct LoraOptions {
-  bool enabled = true;                // false: evaluate or generate with the frozen base alone
-  int64_t r = 16;                     // rank R of A [R, K] and B [N, R]
-  double lora_alpha = 32;             // the adapter is scaled by alpha / r, or alpha / sqrt(r)
-  double lora_dropout = 0.0;          // probability, on the adapter's input, training only
+  bool enabled = true;        // false: evaluate or generate with the frozen base alone
+  int64_t r = 16;             // rank R of A [R, K] and B [N, R]
+  double lora_alpha = 32;     // the adapter is scaled by alpha / r, or alpha / sqrt(r)
+  double lora_dropout = 0.0;  // probability, on the adapter's input, training only
   std::vector<std::string> target_modules = {"all-linear"};  // name endings, or one regex
   std::map<std::string, int64_t> rank_pattern;               // module name ending or regex -> r
   std::map<std::string, double> alpha_pattern;               // the same -> lora_alpha
-  bool use_rslora = false;            // scale by alpha / sqrt(r), Kalajdzievski, arXiv:2312.03732
+  bool use_rslora = false;  // scale by alpha / sqrt(r), Kalajdzievski, arXiv:2312.03732
   AdapterDtype adapter_dtype = AdapterDtype::kFloat16;
-  std::string init_adapter;           // PEFT folder to start from; empty: A random, B zero
+  std::string init_adapter;  // PEFT folder to start from; empty: A random, B zero
 };
 
 }  // namespace qlora::lora

@@ -36,47 +36,55 @@ class Decoder {
   /// Streams the checkpoint tensor by tensor: each linear is quantized and its source dropped.
   ///   throws    FormatError, ShapeError, ConfigError, IoError with the tensor's name
   ///   cost      peak memory is the result plus one tensor in FP32
-  static Decoder load(const ModelOptions& model, const quant::Nf4Options& quantization, RunLog& log);
+  static Decoder load(const ModelOptions& model, const quant::Nf4Options& quantization,
+                      RunLog& log);
 
   /// Adds adapters to the linears that options select: A uniform as torch's Linear, B zero, or
   /// the PEFT folder init_adapter.
   void add_adapters(const lora::LoraOptions& options, uint64_t seed);
-  /// Replaces or adds adapters as the PEFT folder says (rank, alpha and targets come from it).
-  void load_adapter(const std::string& peft_directory, lora::AdapterDtype dtype);
+  /// Adapters as the PEFT folder says: rank, alpha and targets come from it, dtype and dropout from
+  /// the caller.
+  ///   throws    FormatError, ShapeError where the folder does not fit this model
+  void load_adapter(const std::string& peft_directory, lora::AdapterDtype dtype,
+                    double dropout = 0);
 
   /// Names and FP32 masters of all adapters, in the order of the layers: the autograd leaves.
   std::vector<lora::NamedAdapter> adapters() const;
   std::vector<torch::Tensor> trainable_parameters() const;  // A, B, A, B, …
 
   /// Sum of the negative log likelihoods of all targets, with its graph.  scalar f32
-  torch::Tensor loss_sum(const TokenBatch& batch, const ForwardContext& context);
+  torch::Tensor loss_sum(const TokenBatch& batch, const ForwardContext& context) const;
   /// Negative log likelihood of each target, 0 where there is none; no graph.  [T] f32
-  torch::Tensor target_nll(const TokenBatch& batch);
+  torch::Tensor target_nll(const TokenBatch& batch) const;
   /// All logits, for tests and small inputs; no graph.  [T, V] f32
-  torch::Tensor logits(const TokenBatch& batch);
+  torch::Tensor logits(const TokenBatch& batch) const;
   /// Feeds new tokens of one sequence behind what the cache holds; logits of the last.  [V] f32
-  torch::Tensor next_logits(const std::vector<int32_t>& new_tokens, KvCache& cache);
+  torch::Tensor next_logits(const std::vector<int32_t>& new_tokens, KvCache& cache) const;
   KvCache new_cache(int64_t capacity_tokens) const;
 
   const io::HfConfig& config() const { return config_; }
   torch::ScalarType compute_dtype() const { return compute_dtype_; }
   torch::Device device() const { return device_; }
-  int64_t parameter_count() const;            // of the base, tied weights once
+  int64_t parameter_count() const;  // of the base, tied weights once
   int64_t trainable_parameter_count() const;
-  int64_t base_bytes() const;                 // memory of the frozen weights as they are held
+  int64_t base_bytes() const;  // memory of the frozen weights as they are held
   /// "trainable params: 39,976,960 || all params: 6,778,392,576 || trainable%: 0.5898", as PEFT.
   std::string trainable_summary() const;
 
  private:
+  friend class DecoderLoader;
   Decoder() = default;
-  torch::Tensor hidden_states(const TokenBatch& batch, const ForwardContext& context);  // [T, C]
+  /// After the final norm, in the compute dtype.  [T, C]
+  torch::Tensor hidden_states(const TokenBatch& batch, const ForwardContext& context) const;
+  torch::Tensor embed(const std::vector<int32_t>& tokens) const;  // [T, C] f32
+  std::vector<lora::LoraLinear*> linears();
 
   io::HfConfig config_;
   torch::ScalarType compute_dtype_ = torch::kFloat32;
   torch::Device device_ = torch::kCPU;
-  torch::Tensor embedding_;    // [V, C] 16-bit or f32
-  torch::Tensor lm_head_;      // [V, C] the embedding itself where the weights are tied
-  torch::Tensor final_norm_;   // [C] f32
+  torch::Tensor embedding_;   // [V, C] 16-bit or f32
+  torch::Tensor lm_head_;     // [V, C] the embedding itself where the weights are tied
+  torch::Tensor final_norm_;  // [C] f32
   RopeTable rope_;
   std::vector<DecoderBlock> blocks_;
 };

@@ -13,9 +13,9 @@ namespace qlora::model {
 
 /// Sizes that every block of a decoder shares.
 struct BlockShape {
-  int64_t heads = 0;          // H
-  int64_t kv_heads = 0;       // H divides by it
-  int64_t head_dim = 0;       // D
+  int64_t heads = 0;     // H
+  int64_t kv_heads = 0;  // H divides by it
+  int64_t head_dim = 0;  // D
   double norm_epsilon = 1e-5;
 };
 
@@ -57,6 +57,10 @@ class DecoderBlock {
   /// The seven linears in PEFT's order of names.
   std::vector<lora::LoraLinear*> linears();
   std::vector<const lora::LoraLinear*> linears() const;
+
+ private:
+  /// h + down(silu(gate(norm(h))) · up(norm(h)))
+  torch::Tensor mlp(const torch::Tensor& h, const PassLayout& layout) const;
 };
 
 }  // namespace qlora::model

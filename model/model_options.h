@@ -12,11 +12,11 @@ enum class DeviceChoice { kAuto, kCpu, kCuda };
 
 /// What is loaded, and in which form it is computed with.
 struct ModelOptions {
-  std::string model_path;             // HF directory or GGUF file
+  std::string model_path;                            // HF directory or GGUF file
   ComputeDtype compute_dtype = ComputeDtype::kAuto;  // auto: BF16 where the CPU or GPU has it
   DeviceChoice device = DeviceChoice::kAuto;         // auto: CUDA where a driver and module are
-  bool load_in_4bit = true;           // false: the base stays 16-bit (LoRA without Q)
-  std::string cache_dir;              // where the quantized base is kept; empty: no cache
+  bool load_in_4bit = true;  // false: the base stays 16-bit (LoRA without Q)
+  std::string cache_dir;     // where the quantized base is kept; empty: no cache
 };
 
 }  // namespace qlora::model
@@ -24,10 +24,8 @@ struct ModelOptions {
 template <>
 struct qlora::EnumNames<qlora::model::ComputeDtype> {
   using E = qlora::model::ComputeDtype;
-  static constexpr std::pair<E, const char*> kNames[] = {{E::kAuto, "auto"},
-                                                         {E::kBFloat16, "bf16"},
-                                                         {E::kFloat16, "fp16"},
-                                                         {E::kFloat32, "fp32"}};
+  static constexpr std::pair<E, const char*> kNames[] = {
+      {E::kAuto, "auto"}, {E::kBFloat16, "bf16"}, {E::kFloat16, "fp16"}, {E::kFloat32, "fp32"}};
 };
 
 template <>

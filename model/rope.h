@@ -32,8 +32,10 @@ class RopeTable {
   /// Inverse frequencies for a sequence of `length` tokens (dynamic scaling depends on it).
   std::vector<double> inverse_frequencies(int64_t length) const;
 
-  io::RopeScaling scaling_;
-  double theta_ = 10000;
+  /// cos and sin [count, D/2] of positions from `first` in a sequence of `length` tokens.
+  void fill(int64_t first, int64_t count, int64_t length, float* cos, float* sin) const;
+
+  io::RopeParameters parameters_;
   int64_t head_dim_ = 0;
   int64_t max_positions_ = 0;
   double attention_factor_ = 1;  // multiplies cos and sin

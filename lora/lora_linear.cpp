@@ -1,0 +1,148 @@
+#include "lora/lora_linear.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+
+#include <functional>
+
+#include "core/device.h"
+#include "core/error.h"
+#include "lora/lora_sum_backend.h"
+
+namespace qlora::lora {
+
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// base + scale·delta + bias, summed in FP32, rounded once.  [T, N]
+Tensor lora_sum(const Tensor& base, const Tensor& delta, double scale, const Tensor& bias,
+                torch::ScalarType out_dtype) {
+  if (!delta.defined() && !bias.defined()) return base.to(out_dtype);
+  Tensor y = at::empty(base.sizes(), base.options().dtype(out_dtype));
+  cpu::lora_sum({.base = base.const_data_ptr(),
+                 .delta = delta.defined() ? delta.const_data_ptr() : nullptr,
+                 .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+                 .y = y.mutable_data_ptr(),
+                 .tokens = base.size(0),
+                 .width = base.size(1),
+                 .scale = static_cast<float>(scale),
+                 .in_kind = float_kind(base.scalar_type()),
+                 .out_kind = float_kind(out_dtype)});
+  return y;
+}
+
+/// What a pass knows beside its tensors. The linear outlives every graph through it.
+struct LinearPass : torch::CustomClassHolder {
+  const FrozenWeight* weight = nullptr;
+  Tensor bias;           // [N] f32, or undefined
+  double scale = 0;      // s
+  double dropout_p = 0;  // 0 outside of training
+  DropoutKey key;
+  uint64_t stream = 0;
+  torch::ScalarType adapter_dtype = torch::kFloat32;
+  torch::ScalarType out_dtype = torch::kFloat32;
+
+  Tensor dropped(const Tensor& x) const {
+    return dropout_p > 0 ? dropout(x, dropout_p, key, stream) : x;
+  }
+  /// An adapter matrix as the products see it: rounded to its type, then to the compute type.
+  Tensor rounded(const Tensor& master, torch::ScalarType compute_dtype) const {
+    return master.to(adapter_dtype).to(compute_dtype);
+  }
+};
+
+/// Base alone: the gradient passes through W to x.
+struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x,
+                        const c10::intrusive_ptr<LinearPass>& pass) {
+    ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
+    ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
+    const Tensor base = at::mm(x, pass->weight->dense(x.scalar_type()).t());
+    return lora_sum(base, {}, 0, pass->bias, pass->out_dtype);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto pass =
+        c10::static_intrusive_pointer_cast<LinearPass>(ctx->saved_data["pass"].toCapsule());
+    const auto dtype = static_cast<torch::ScalarType>(ctx->saved_data["dtype"].toInt());
+    return {at::mm(gradients[0].to(dtype), pass->weight->dense(dtype)), Tensor()};
+  }
+};
+
+/// u = dropout(x)·Aᵀ, y = x·Wᵀ + s·u·Bᵀ + bias. Backward, with v = dy·B:
+///   dx = dy·W + s·dropout'(v·A),  dA = s·vᵀ·dropout(x),  dB = s·dyᵀ·u
+struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& a, const Tensor& b,
+                        const c10::intrusive_ptr<LinearPass>& pass) {
+    const auto dtype = x.scalar_type();
+    const Tensor u = at::mm(pass->dropped(x), pass->rounded(a, dtype).t());  // [T, R]
+    const Tensor delta = at::mm(u, pass->rounded(b, dtype).t());             // [T, N]
+    const Tensor base = at::mm(x, pass->weight->dense(dtype).t());           // [T, N]
+    ctx->save_for_backward({x, u, a, b});
+    ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
+    return lora_sum(base, delta, pass->scale, pass->bias, pass->out_dtype);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto pass =
+        c10::static_intrusive_pointer_cast<LinearPass>(ctx->saved_data["pass"].toCapsule());
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &u = saved[1], &a = saved[2], &b = saved[3];
+    const auto dtype = x.scalar_type();
+    const Tensor dy = gradients[0].to(dtype);                                           // [T, N]
+    const Tensor v = at::mm(dy, pass->rounded(b, dtype));                               // [T, R]
+    Tensor da = at::mm(v.t(), pass->dropped(x)).to(torch::kFloat32).mul_(pass->scale);  // [R, K]
+    Tensor db = at::mm(dy.t(), u).to(torch::kFloat32).mul_(pass->scale);                // [N, R]
+    Tensor dx;
+    if (ctx->needs_input_grad(0)) {
+      const Tensor through_adapter = pass->dropped(at::mm(v, pass->rounded(a, dtype)));
+      const Tensor through_base = at::mm(dy, pass->weight->dense(dtype));
+      dx = lora_sum(through_base, through_adapter, pass->scale, {}, dtype);  // [T, K]
+    }
+    return {dx, da, db, Tensor()};
+  }
+};
+
+}  // namespace
+
+LoraLinear::LoraLinear(std::string name, FrozenWeight weight, torch::Tensor bias)
+    : name_(std::move(name)),
+      weight_(std::move(weight)),
+      bias_(std::move(bias)),
+      dropout_stream_(dropout_stream(name_)) {}
+
+torch::Tensor LoraLinear::forward(const torch::Tensor& x, torch::ScalarType out_dtype,
+                                  const DropoutKey& dropout) const {
+  QLORA_CHECK(x.dim() == 2 && x.size(1) == weight_.cols(), ShapeError,
+              "[lora] the input of {} has shape {}, allowed [T, {}]", name_, c10::str(x.sizes()),
+              weight_.cols());
+  auto pass = c10::make_intrusive<LinearPass>();
+  pass->weight = &weight_;
+  pass->bias = bias_;
+  pass->out_dtype = out_dtype;
+  if (!adapter_) return FrozenLinearFunction::apply(x, pass);
+  pass->scale = adapter_->scale;
+  pass->dropout_p = dropout.training ? adapter_->dropout : 0;
+  pass->key = dropout;
+  pass->stream = dropout_stream_;
+  pass->adapter_dtype = adapter_->dtype;
+  return LoraLinearFunction::apply(x, adapter_->a, adapter_->b, pass);
+}
+
+void LoraLinear::set_adapter(Adapter adapter) {
+  const bool fits = adapter.a.dim() == 2 && adapter.b.dim() == 2 &&
+                    adapter.a.size(0) == adapter.b.size(1) && adapter.a.size(1) == weight_.cols() &&
+                    adapter.b.size(0) == weight_.rows();
+  QLORA_CHECK(fits, ShapeError,
+              "[lora] the adapter of {} has A {} and B {}, allowed [R, {}] and [{}, R]", name_,
+              c10::str(adapter.a.sizes()), c10::str(adapter.b.sizes()), weight_.cols(),
+              weight_.rows());
+  adapter_ = std::move(adapter);
+}
+
+}  // namespace qlora::lora

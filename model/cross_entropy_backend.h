@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/float_kind.h"
+
+namespace qlora::model {
+
+/// Row by row: nll[t] = log(sum(exp(logits[t]))) − logits[t, target[t]], computed in FP32.
+/// With want_gradient the logits are overwritten by gradient_scale·(softmax − onehot(target)).
+struct CrossEntropyArgs {
+  void* logits;            // [T, V] of kind
+  const int64_t* targets;  // [T] in [0, V)
+  float* nll;              // [T]
+  int64_t tokens, vocabulary;
+  float gradient_scale;
+  bool want_gradient;
+  FloatKind kind;
+};
+
+namespace cpu {
+void cross_entropy(const CrossEntropyArgs& a);
+}  // namespace cpu
+
+}  // namespace qlora::model

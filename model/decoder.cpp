@@ -1,0 +1,252 @@
+#include "model/decoder.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "core/device.h"
+#include "core/error.h"
+#include "core/rng.h"
+#include "lora/peft_files.h"
+#include "lora/targets.h"
+#include "model/loss_head.h"
+#include "model/neftune.h"
+#include "model/rms_norm.h"
+
+namespace qlora::model {
+
+namespace {
+
+using torch::Tensor;
+
+torch::ScalarType adapter_scalar(lora::AdapterDtype dtype) {
+  switch (dtype) {
+    case lora::AdapterDtype::kFloat16:
+      return torch::kFloat16;
+    case lora::AdapterDtype::kBFloat16:
+      return torch::kBFloat16;
+    case lora::AdapterDtype::kFloat32:
+      return torch::kFloat32;
+  }
+  return torch::kFloat32;
+}
+
+/// PEFT's start: A as torch's Linear (Kaiming uniform with a = sqrt(5): ±1/sqrt(K)), B zero.
+lora::Adapter fresh_adapter(const lora::LoraLinear& linear, const lora::LoraOptions& options,
+                            uint64_t seed) {
+  const auto shape = lora::adapter_shape(linear.name(), options);
+  const int64_t k = linear.weight().cols(), n = linear.weight().rows();
+  lora::Adapter adapter{.a = at::empty({shape.r, k}, torch::kFloat32),
+                        .b = at::zeros({n, shape.r}, torch::kFloat32),
+                        .alpha = shape.alpha,
+                        .scale = shape.scale,
+                        .dropout = options.lora_dropout,
+                        .dtype = adapter_scalar(options.adapter_dtype)};
+  Rng rng(seed, lora::dropout_stream(linear.name()));
+  const double bound = 1.0 / std::sqrt(static_cast<double>(k));
+  float* a = adapter.a.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < shape.r * k; ++i) {
+    a[i] = static_cast<float>((2 * rng.uniform() - 1) * bound);
+  }
+  adapter.a.requires_grad_(true);
+  adapter.b.requires_grad_(true);
+  return adapter;
+}
+
+void check_segments(const TokenBatch& batch) {
+  const auto& starts = batch.segment_starts;
+  const bool sound =
+      starts.size() >= 2 && starts.front() == 0 &&
+      starts.back() == static_cast<int32_t>(batch.tokens.size()) &&
+      batch.targets.size() == batch.tokens.size() &&
+      std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) == starts.end();
+  QLORA_CHECK(sound, ShapeError,
+              "[model] a batch of {} tokens has {} targets and {} segment starts; allowed: as many "
+              "targets as tokens, starts rising from 0 to the number of tokens",
+              batch.tokens.size(), batch.targets.size(), starts.size());
+}
+
+}  // namespace
+
+void Decoder::add_adapters(const lora::LoraOptions& options, uint64_t seed) {
+  if (!options.init_adapter.empty()) {
+    load_adapter(options.init_adapter, options.adapter_dtype, options.lora_dropout);
+    return;
+  }
+  std::map<std::string, lora::LoraLinear*> by_name;
+  std::vector<std::string> names;
+  for (auto* linear : linears()) {
+    by_name[linear->name()] = linear;
+    names.push_back(linear->name());
+  }
+  for (const auto& name : lora::select_targets(names, options)) {
+    by_name[name]->set_adapter(fresh_adapter(*by_name[name], options, seed));
+  }
+}
+
+void Decoder::load_adapter(const std::string& peft_directory, lora::AdapterDtype dtype,
+                           double dropout) {
+  const auto file = lora::read_peft_adapter(peft_directory);
+  std::map<std::string, lora::LoraLinear*> by_name;
+  for (auto* linear : linears()) by_name[linear->name()] = linear;
+  for (const auto& [module, matrices] : file.modules) {
+    const auto found = by_name.find(module);
+    QLORA_CHECK(found != by_name.end(), FormatError,
+                "[model] the adapter changes {}, which is no linear of this model ({}); is it the "
+                "adapter of another base?",
+                module, peft_directory);
+    found->second->set_adapter({.a = matrices.a.clone().requires_grad_(true),
+                                .b = matrices.b.clone().requires_grad_(true),
+                                .alpha = matrices.alpha,
+                                .scale = matrices.scale,
+                                .dropout = dropout,
+                                .dtype = adapter_scalar(dtype)});
+  }
+}
+
+std::vector<lora::LoraLinear*> Decoder::linears() {
+  std::vector<lora::LoraLinear*> all;
+  for (auto& block : blocks_) {
+    for (auto* linear : block.linears()) all.push_back(linear);
+  }
+  return all;
+}
+
+std::vector<lora::NamedAdapter> Decoder::adapters() const {
+  std::vector<lora::NamedAdapter> named;
+  for (const auto& block : blocks_) {
+    for (const auto* linear : block.linears()) {
+      if (linear->adapter()) named.push_back({linear->name(), *linear->adapter()});
+    }
+  }
+  return named;
+}
+
+std::vector<Tensor> Decoder::trainable_parameters() const {
+  std::vector<Tensor> parameters;
+  for (const auto& named : adapters()) {
+    parameters.push_back(named.adapter.a);
+    parameters.push_back(named.adapter.b);
+  }
+  return parameters;
+}
+
+Tensor Decoder::embed(const std::vector<int32_t>& tokens) const {
+  Tensor ids = at::empty({static_cast<int64_t>(tokens.size())}, torch::kInt64);
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    QLORA_CHECK(tokens[t] >= 0 && tokens[t] < config_.vocab_size, ValueError,
+                "[model] token {} at position {} is outside the vocabulary of {}; does the "
+                "tokenizer belong to this model?",
+                tokens[t], t, config_.vocab_size);
+    ids.mutable_data_ptr<int64_t>()[t] = tokens[t];
+  }
+  return embedding_.index_select(0, ids).to(torch::kFloat32);
+}
+
+Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& context) const {
+  check_segments(batch);
+  PassLayout layout{.segment_starts = batch.segment_starts,
+                    .rope = rope_.angles(batch.segment_starts),
+                    .compute_dtype = compute_dtype_,
+                    .dropout = {context.training, context.seed, context.draw}};
+  Tensor h = embed(batch.tokens);
+  if (context.training && context.neftune_noise_alpha > 0) {
+    add_neftune_noise(h, batch.segment_starts, context.neftune_noise_alpha, context.seed,
+                      context.draw);
+  }
+  for (const auto& block : blocks_) {
+    h = context.gradient_checkpointing && at::GradMode::is_enabled()
+            ? block.forward_checkpointed(h, layout)
+            : block.forward(h, layout);
+  }
+  return rms_norm(h, final_norm_, config_.rms_norm_eps, compute_dtype_);
+}
+
+Tensor Decoder::loss_sum(const TokenBatch& batch, const ForwardContext& context) const {
+  return target_loss_sum(hidden_states(batch, context), lm_head_, batch.targets);
+}
+
+Tensor Decoder::target_nll(const TokenBatch& batch) const {
+  const at::NoGradGuard no_graph;
+  return target_losses(hidden_states(batch, {}), lm_head_, batch.targets);
+}
+
+Tensor Decoder::logits(const TokenBatch& batch) const {
+  const at::NoGradGuard no_graph;
+  return at::mm(hidden_states(batch, {}), lm_head_.t()).to(torch::kFloat32);
+}
+
+KvCache Decoder::new_cache(int64_t capacity_tokens) const {
+  KvCache cache{.capacity = capacity_tokens};
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const auto make = [&] {
+      return at::empty({config_.num_key_value_heads, capacity_tokens, config_.head_dim},
+                       torch::TensorOptions(compute_dtype_));
+    };
+    cache.layers.push_back({make(), make()});
+  }
+  return cache;
+}
+
+Tensor Decoder::next_logits(const std::vector<int32_t>& new_tokens, KvCache& cache) const {
+  const at::NoGradGuard no_graph;
+  const int64_t n = static_cast<int64_t>(new_tokens.size());
+  QLORA_CHECK(n >= 1 && cache.length + n <= cache.capacity, ValueError,
+              "[model] {} new tokens behind {} do not fit a cache of {}; allowed at least 1 and at "
+              "most what is left",
+              n, cache.length, cache.capacity);
+  PassLayout layout{.segment_starts = {0, static_cast<int32_t>(n)},
+                    .rope = rope_.angles_from(cache.length, n),
+                    .compute_dtype = compute_dtype_};
+  Tensor h = embed(new_tokens);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    h = blocks_[i].forward_cached(h, layout, cache.layers[i], cache.length);
+  }
+  cache.length += n;
+  const Tensor last =
+      rms_norm(h.narrow(0, n - 1, 1), final_norm_, config_.rms_norm_eps, compute_dtype_);
+  return at::mm(last, lm_head_.t()).to(torch::kFloat32).view({-1});
+}
+
+int64_t Decoder::parameter_count() const {
+  int64_t count = embedding_.numel() + final_norm_.numel();
+  if (!lm_head_.is_alias_of(embedding_)) count += lm_head_.numel();
+  for (const auto& block : blocks_) {
+    count += block.input_norm.numel() + block.attention_norm.numel();
+    for (const auto* linear : block.linears()) {
+      count += linear->weight().rows() * linear->weight().cols();
+      if (linear->bias().defined()) count += linear->bias().numel();
+    }
+  }
+  return count;
+}
+
+int64_t Decoder::trainable_parameter_count() const {
+  int64_t count = 0;
+  for (const auto& parameter : trainable_parameters()) count += parameter.numel();
+  return count;
+}
+
+int64_t Decoder::base_bytes() const {
+  int64_t bytes = static_cast<int64_t>(embedding_.nbytes() + final_norm_.nbytes());
+  if (!lm_head_.is_alias_of(embedding_)) bytes += static_cast<int64_t>(lm_head_.nbytes());
+  for (const auto& block : blocks_) {
+    bytes += static_cast<int64_t>(block.input_norm.nbytes() + block.attention_norm.nbytes());
+    for (const auto* linear : block.linears()) {
+      bytes += linear->weight().bytes();
+      if (linear->bias().defined()) bytes += static_cast<int64_t>(linear->bias().nbytes());
+    }
+  }
+  return bytes;
+}
+
+std::string Decoder::trainable_summary() const {
+  return lora::trainable_summary(trainable_parameter_count(), parameter_count());
+}
+
+}  // namespace qlora::model

@@ -1,0 +1,91 @@
+#include "model/nf4_cache.h"
+
+#include <ATen/ops/empty.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "core/error.h"
+#include "io/safetensors.h"
+#include "io/sha256.h"
+
+namespace qlora::model {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Raised whenever the layout of the file or the quantizer's output changes.
+constexpr int kCacheVersion = 1;
+
+torch::Tensor to_torch(const io::TensorView& view) {
+  const bool is_float = view.dtype == io::DType::kF32;
+  QLORA_CHECK(is_float || view.dtype == io::DType::kU8, FormatError,
+              "[model] {} of the cache has type {}, allowed F32 and U8", view.name,
+              io::dtype_name(view.dtype));
+  torch::Tensor tensor = at::empty(view.shape, is_float ? torch::kFloat32 : torch::kUInt8);
+  std::memcpy(tensor.mutable_data_ptr(), view.bytes.data(), view.bytes.size());
+  return tensor;
+}
+
+}  // namespace
+
+Nf4Cache::Nf4Cache(const std::string& directory, const std::string& source_hash,
+                   const quant::Nf4Options& options) {
+  if (directory.empty()) return;
+  const std::string key =
+      fmt::format("{} v{} {} block {} double {}", source_hash, kCacheVersion,
+                  options.quant_type == quant::FourBitType::kNf4 ? "nf4" : "fp4",
+                  options.block_size, options.double_quant);
+  file_ = fs::path(directory) / (io::sha256_hex(std::as_bytes(std::span(key))) + ".safetensors");
+}
+
+std::optional<std::vector<quant::Nf4Tensor>> Nf4Cache::read(const std::vector<std::string>& names,
+                                                            RunLog& log) const {
+  if (!enabled() || !fs::exists(file_)) return std::nullopt;
+  try {
+    const io::SafetensorsReader reader(file_);
+    quant::TensorMap tensors;
+    for (const auto& view : reader.tensors()) {
+      tensors[view.name] = to_torch(view);
+      reader.release(view);
+    }
+    std::vector<quant::Nf4Tensor> weights;
+    for (const auto& name : names) {
+      weights.push_back(quant::Nf4Tensor::from_tensors(name, tensors));
+    }
+    return weights;
+  } catch (const Error& problem) {
+    log.warn(fmt::format("the quantized cache {} is damaged and is made again: {}", file_.string(),
+                         problem.what()));
+    return std::nullopt;
+  }
+}
+
+void Nf4Cache::write(const std::vector<std::string>& names,
+                     const std::vector<quant::Nf4Tensor>& weights, RunLog& log) const {
+  if (!enabled()) return;
+  try {
+    fs::create_directories(file_.parent_path());
+    std::vector<torch::Tensor> kept;
+    std::vector<io::TensorView> views;
+    for (size_t i = 0; i < names.size(); ++i) {
+      for (const auto& [name, tensor] : weights[i].to_tensors(names[i])) {
+        kept.push_back(tensor.contiguous());
+        const auto dtype =
+            tensor.scalar_type() == torch::kFloat32 ? io::DType::kF32 : io::DType::kU8;
+        views.push_back({.name = name,
+                         .dtype = dtype,
+                         .shape = tensor.sizes().vec(),
+                         .bytes = {static_cast<const std::byte*>(kept.back().const_data_ptr()),
+                                   static_cast<size_t>(tensor.nbytes())}});
+      }
+    }
+    io::write_safetensors(file_, views, {{"format", "pt"}});
+  } catch (const std::exception& problem) {
+    log.warn(fmt::format("the quantized weights were not kept in {}: {}", file_.string(),
+                         problem.what()));
+  }
+}
+
+}  // namespace qlora::model

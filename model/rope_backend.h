@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/float_kind.h"
+
+namespace qlora::model {
+
+/// y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin for the halves of every head; y may be x.
+struct RopeArgs {
+  const void* x;     // [T, heads, D] of kind
+  const float* cos;  // [T, D/2]
+  const float* sin;  // [T, D/2]
+  void* y;           // [T, heads, D] of kind
+  int64_t tokens, heads, head_dim;
+  float sin_sign;  // −1 rotates back: the backward
+  FloatKind kind;
+};
+
+namespace cpu {
+void rope(const RopeArgs& a);
+}  // namespace cpu
+
+}  // namespace qlora::model

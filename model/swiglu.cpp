@@ -1,0 +1,51 @@
+#include "model/swiglu.h"
+
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "core/device.h"
+#include "model/swiglu_backend.h"
+
+namespace qlora::model {
+
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
+    Tensor y = at::empty_like(gate);
+    cpu::swiglu({.gate = gate.const_data_ptr(),
+                 .up = up.const_data_ptr(),
+                 .y = y.mutable_data_ptr(),
+                 .count = gate.numel(),
+                 .kind = float_kind(gate.scalar_type())});
+    ctx->save_for_backward({gate, up});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &gate = saved[0], &up = saved[1];
+    const Tensor dy = gradients[0].contiguous();
+    Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+    cpu::swiglu_backward({.dy = dy.const_data_ptr(),
+                          .gate = gate.const_data_ptr(),
+                          .up = up.const_data_ptr(),
+                          .dgate = dgate.mutable_data_ptr(),
+                          .dup = dup.mutable_data_ptr(),
+                          .count = gate.numel(),
+                          .kind = float_kind(gate.scalar_type())});
+    return {dgate, dup};
+  }
+};
+
+}  // namespace
+
+torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up) {
+  return SwigluFunction::apply(gate.contiguous(), up.contiguous());
+}
+
+}  // namespace qlora::model

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/float_kind.h"
+
+namespace qlora::model {
+
+/// All arrays hold `count` numbers of one kind.
+struct SwigluArgs {
+  const void* gate;
+  const void* up;
+  void* y;
+  int64_t count;
+  FloatKind kind;
+};
+
+struct SwigluBackwardArgs {
+  const void* dy;
+  const void* gate;
+  const void* up;
+  void* dgate;
+  void* dup;
+  int64_t count;
+  FloatKind kind;
+};
+
+namespace cpu {
+void swiglu(const SwigluArgs& a);
+void swiglu_backward(const SwigluBackwardArgs& a);
+}  // namespace cpu
+
+}  // namespace qlora::model
