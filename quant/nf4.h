@@ -69,11 +69,11 @@ torch::Tensor dequantize_nf4(const Nf4Tensor& t, torch::ScalarType dtype);
 ///   out       contiguous, N*K elements (any shape), f32, f16 or bf16, on the device of t
 ///   throws    ShapeError, ValueError (type), DeviceError (another device)
 ///   cost      no allocation; reads 0.52 bytes and writes one element per weight
-void dequantize_nf4_into(const Nf4Tensor& t, torch::Tensor& out);
+void dequantize_nf4_into(const Nf4Tensor& t, const torch::Tensor& out);
 
 /// Rows [row_begin, row_begin + row_count) only.
 ///   out       contiguous, row_count*K elements
 void dequantize_nf4_rows_into(const Nf4Tensor& t, int64_t row_begin, int64_t row_count,
-                              torch::Tensor& out);
+                              const torch::Tensor& out);
 
 }  // namespace qlora::quant

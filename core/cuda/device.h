@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/cuda/module.h"
+
+namespace qlora::cuda {
+
+/// What a CUDA device is and has. Every function here opens the module (core/cuda/module.h) and
+/// throws its DeviceError where that fails.
+struct DeviceInfo {
+  char name[256];
+  int32_t major;  // compute capability, e.g. 9.0
+  int32_t minor;
+  int64_t total_bytes;
+  int64_t free_bytes;
+};
+
+int device_count();
+DeviceInfo device_info(int device);
+
+/// libtorch's current stream of a device (cudaStream_t), for the back ends' argument structs.
+void* current_stream(int device);
+
+/// What libqlora_cuda.so hands over for this folder.
+struct CoreTable {
+  static constexpr const char* kSymbol = "qlora_core_cuda_table";
+  static constexpr uint32_t kVersion = 1;
+
+  TableHeader header;
+  int (*device_count)();
+  void (*device_info)(int device, DeviceInfo* info);
+  void* (*current_stream)(int device);
+};
+
+}  // namespace qlora::cuda
