@@ -1,5 +1,5 @@
 # cmake --install build [--prefix P]      program, the shared libraries it needs, headers, CMake package
-# cmake --install build --component cuda  the CUDA module and its libraries (3 GB) on top
+# cmake --install build --component cuda  the CUDA module and its libraries (3.4 GB) on top
 #
 # The libraries of the torch wheel lie in lib/qlora, where no other program finds them. libtorch's own
 # run path ends in $ORIGIN, so the program outlives the build folder and its venv.
@@ -46,12 +46,13 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/configs/" DESTINATION "${CMAKE_INSTALL_
         COMPONENT program FILES_MATCHING PATTERN "*.json")
 
 if(TARGET qlora_cuda)
+  set(cuda_libraries cublas cublasLt cufft cufile curand cusolver cusparse nvrtc nvrtc-builtins nvJitLink)
+  list(TRANSFORM cuda_libraries REPLACE "^(.+)$" "${QLORA_NVIDIA_ROOT}/cu13/lib/lib\\1.so.*")
   set_target_properties(qlora_cuda PROPERTIES INSTALL_RPATH "$ORIGIN")
   install(TARGETS qlora_cuda LIBRARY DESTINATION "${qlora_lib}" COMPONENT cuda EXCLUDE_FROM_ALL)
-  qlora_install_libraries(COMPONENT cuda PATTERNS
+  qlora_install_libraries(COMPONENT cuda PATTERNS ${cuda_libraries}
     "${QLORA_TORCH_ROOT}/lib/libtorch_cuda*.so" "${QLORA_TORCH_ROOT}/lib/libc10_cuda.so"
     "${QLORA_TORCH_ROOT}/lib/libtorch_nvshmem.so" "${QLORA_TORCH_ROOT}/lib/libcaffe2_nvrtc.so"
-    "${QLORA_NVIDIA_ROOT}/cu13/lib/libcu[bfrs]*.so.*" "${QLORA_NVIDIA_ROOT}/cu13/lib/libnv[rJ]*.so*"
     "${QLORA_NVIDIA_ROOT}/cudnn/lib/*.so.*" "${QLORA_NVIDIA_ROOT}/cusparselt/lib/*.so.*"
     "${QLORA_NVIDIA_ROOT}/nccl/lib/*.so.*" "${QLORA_NVIDIA_ROOT}/nvshmem/lib/*.so.*")
 endif()
