@@ -8,27 +8,29 @@
 #include <string>
 #include <string_view>
 
+#include "io/sha256.h"  // callers of this header hash what they write
+#include "io/temporary.h"
+
 namespace qlora::io {
 
 /// A file that appears complete or not at all: written beside its target, fsynced, renamed.
 class AtomicFile {
  public:
   /// throws IoError where the temporary file cannot be made
-  explicit AtomicFile(std::filesystem::path target);
-  ~AtomicFile();  // removes an uncommitted temporary
-  AtomicFile(const AtomicFile&) = delete;
-  AtomicFile& operator=(const AtomicFile&) = delete;
+  explicit AtomicFile(std::filesystem::path target);  // without commit() nothing is left behind
 
   /// throws IoError; where space ran out, with the needed and the free bytes
   void append(std::span<const std::byte> bytes);
   void write_at(uint64_t offset, std::span<const std::byte> bytes);
-  void commit();  // fsync, rename over the target, fsync of the directory
+  void reserve(
+      uint64_t size_bytes);  // asks for the space at once, so that a full disk is found early
+  void commit();             // fsync, rename over the target, fsync of the directory
 
  private:
   std::filesystem::path target_;
-  std::filesystem::path temporary_;
-  int descriptor_ = -1;
+  Temporary temporary_;
   uint64_t end_ = 0;
+  uint64_t expected_ = 0;
 };
 
 /// Replaces `path` by `content`; on any error the old file stays as it was.
@@ -51,20 +53,16 @@ class AtomicDirectory {
   /// throws IoError where the target exists and if_exists is kRefuse, or where the parent cannot be
   /// written
   explicit AtomicDirectory(std::filesystem::path target, IfExists if_exists = IfExists::kRefuse);
-  ~AtomicDirectory();  // removes an uncommitted temporary
-  AtomicDirectory(const AtomicDirectory&) = delete;
-  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
 
-  const std::filesystem::path& path() const { return temporary_; }  // write files here
+  const std::filesystem::path& path() const { return temporary_.path(); }  // write files here
 
   /// Writes manifest.json (sizes and SHA-256 of all files), fsyncs everything, renames.
   void commit();
 
  private:
   std::filesystem::path target_;
-  std::filesystem::path temporary_;
   IfExists if_exists_;
-  int lock_ = -1;
+  Temporary temporary_;
 };
 
 /// What is wrong with a directory against its manifest.json, or nothing. Every listed file is read.

@@ -55,7 +55,6 @@ class SafetensorsReader {
 
  private:
   void add_file(const std::filesystem::path& file);
-  void sort_by_name();
 
   std::filesystem::path path_;
   std::vector<MappedFile> files_;
