@@ -73,9 +73,10 @@ install_venv() {
   fi
   say "installing into .venv with pip (about 2.6 GB to download, 5.5 GB on disk):"
   grep -v '^#' scripts/requirements.txt | sed 's/^/     /'
-  [[ -x $venv/bin/python ]] && "$venv/bin/python" -c '' 2> /dev/null || python3 -m venv --clear "$venv"
+  if ! "$venv/bin/python" -c '' 2> /dev/null; then python3 -m venv --clear "$venv"; fi
   "$venv/bin/python" -m pip install -q --disable-pip-version-check -r scripts/requirements.txt
   if ! "$venv/bin/cmake" --version > /dev/null 2>&1 || ! "$venv/bin/ninja" --version > /dev/null 2>&1; then
+    # shellcheck disable=SC2046  # two words are meant
     "$venv/bin/python" -m pip install -q --disable-pip-version-check --force-reinstall --no-deps \
       $(grep -E '^(cmake|ninja)==' scripts/requirements.txt)
   fi
