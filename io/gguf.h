@@ -98,6 +98,7 @@ class GgufReader {
 
  private:
   const GgufValue& require(std::string_view key) const;
+  [[noreturn]] void fail_type(const GgufValue& value, std::string_view wanted) const;
 
   MappedFile file_;
   uint32_t version_ = 0;
