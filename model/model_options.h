@@ -25,7 +25,9 @@ template <>
 struct qlora::EnumNames<qlora::model::ComputeDtype> {
   using E = qlora::model::ComputeDtype;
   static constexpr std::pair<E, const char*> kNames[] = {
-      {E::kAuto, "auto"}, {E::kBFloat16, "bf16"}, {E::kFloat16, "fp16"}, {E::kFloat32, "fp32"}};
+      {E::kAuto, "auto"},      {E::kBFloat16, "bf16"},     {E::kFloat16, "fp16"},
+      {E::kFloat32, "fp32"},   {E::kBFloat16, "bfloat16"}, {E::kFloat16, "float16"},
+      {E::kFloat32, "float32"}};
 };
 
 template <>

@@ -1,0 +1,36 @@
+#include "configs/run_config.h"
+
+#include "core/error.h"
+#include "core/json_file.h"
+
+namespace qlora::configs {
+
+LoadedConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+  LoadedConfig loaded;
+  ReadNotes notes = read_fields(read_json_file(path), loaded.config, path);
+  for (const std::string& assignment : overrides) {
+    notes.merge(override_field(loaded.config, assignment));
+  }
+  loaded.notices = std::move(notes.notices);
+  for (std::string& text : resolve(loaded.config, notes.given)) {
+    loaded.notices.push_back(std::move(text));
+  }
+  return loaded;
+}
+
+model::ModelOptions model_options(const RunConfig& config) {
+  return {.model_path = config.model_name_or_path,
+          .compute_dtype = config.compute_dtype,
+          .device = config.device,
+          .load_in_4bit = config.quantization.load_in_4bit,
+          .cache_dir = config.quantization.cache_dir};
+}
+
+std::string validation_report(const std::string& path, const std::vector<std::string>& overrides) {
+  const LoadedConfig loaded = load_run_config(path, overrides);
+  std::string report;
+  for (const std::string& notice : loaded.notices) report += notice + "\n";
+  return report + path + " is valid\n";
+}
+
+}  // namespace qlora::configs
