@@ -72,7 +72,7 @@ def main():
             continue
         # A mark takes part in the canonical order where the reference moves it, or its neighbour.
         low, high = chr(0x334), chr(0x345)  # classes 1 and 240, the lowest and the highest
-        moves = lambda a, b: len(nfc("x" + a + b)) == 3 and nfc("x" + a + b) == "x" + b + a
+        moves = lambda a, b: nfc("0" + a + b) == "0" + b + a
         if k in (1, 240) and c < 0x10000:
             marks[c] = k
         elif moves(chr(c), low) or moves(high, chr(c)):
