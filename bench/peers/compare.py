@@ -29,7 +29,7 @@ def model_file() -> pathlib.Path:
 
 def qlora_config(folder: pathlib.Path, dtype: str, threads: int, steps: int, work: pathlib.Path) -> dict:
     return {
-        "model": {"model_path": str(model_file()), "compute_dtype": dtype, "device": "cpu", "load_in_4bit": True},
+        "model_name_or_path": str(model_file()), "compute_dtype": dtype, "device": "cpu", "quantization": {"load_in_4bit": True},
         "lora": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "adapter_dtype": "fp32", "init_adapter": str(work / "init_adapter")},
         "data": {"tokens": {"file": str(work / "tokens.safetensors"), "train": "train"}, "loss_on": "all"},
         "output_dir": str(folder), "overwrite": True, "threads": threads, "max_steps": steps,

@@ -64,12 +64,12 @@ def make_tokens(path: pathlib.Path) -> torch.Tensor:
 
 
 def qlora_nll(base: str, tokens: pathlib.Path, *more) -> float:
-    return checks.perplexity("--model-path", PARITY / "models" / base, "--tokens", f"{tokens}:blocks", "--set", "model.compute_dtype=fp32", *more)["nll"]
+    return checks.perplexity("--model-path", PARITY / "models" / base, "--tokens", f"{tokens}:blocks", "--compute-dtype", "fp32", "--set", "lora.adapter_dtype=fp32", *more)["nll"]
 
 
 def training(base: str, tokens: pathlib.Path, lora: dict, steps: int, batch: int) -> dict:
     return {
-        "model": {"model_path": str(PARITY / "models" / base), "compute_dtype": "fp32", "device": "cpu", "load_in_4bit": False},
+        "model_name_or_path": str(PARITY / "models" / base), "compute_dtype": "fp32", "device": "cpu", "quantization": {"load_in_4bit": False},
         "lora": lora,
         "data": {"tokens": {"file": str(tokens), "train": "blocks"}, "loss_on": "all"},
         "max_steps": steps, "per_device_train_batch_size": batch, "shuffle": False, "optim": "adamw_torch", "learning_rate": 0.02,
