@@ -31,6 +31,11 @@ foreach(folder cu13/lib nccl/lib cudnn/lib nvshmem/lib cusparselt/lib)
     target_link_options(qlora_torch INTERFACE "LINKER:-rpath-link,${QLORA_NVIDIA_ROOT}/${folder}")
   endif()
 endforeach()
+# torch's headers bring another version of fmt along; the one that is linked has to be found first.
+find_path(QLORA_FMT_INCLUDE fmt/format.h PATHS /usr/include NO_DEFAULT_PATH REQUIRED)
+file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/include_first")
+file(CREATE_LINK "${QLORA_FMT_INCLUDE}/fmt" "${PROJECT_BINARY_DIR}/include_first/fmt" SYMBOLIC)
+target_compile_options(qlora_torch INTERFACE "-I${PROJECT_BINARY_DIR}/include_first")
 add_library(qlora::torch ALIAS qlora_torch)
 
 if(EXISTS "${QLORA_TORCH_ROOT}/lib/libtorch_cuda.so")

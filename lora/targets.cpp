@@ -140,7 +140,7 @@ std::string trainable_summary(int64_t trainable, int64_t base) {
   const auto grouped = [](int64_t number) {
     std::string digits = std::to_string(number);
     for (int64_t i = static_cast<int64_t>(digits.size()) - 3; i > 0; i -= 3) {
-      digits.insert(static_cast<size_t>(i), ",");
+      digits.insert(static_cast<size_t>(i), 1, ',');
     }
     return digits;
   };

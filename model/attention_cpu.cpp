@@ -1,0 +1,135 @@
+#include "model/attention_backend.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "model/attention_cpu.cpp"
+#include <hwy/foreach_target.h>
+// The order matters: foreach_target.h first.
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/parallel.h"
+#include "core/simd_float-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace qlora::model::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+using namespace qlora::HWY_NAMESPACE;  // NOLINT: the lanes of core/simd_float-inl.h
+
+template <class T>
+void softmax_row(T* x, int64_t visible, int64_t keys, float scale, float* logsumexp) {
+  const FloatTag d;
+  auto top_lanes = hn::Set(d, -std::numeric_limits<float>::infinity());
+  float top = -std::numeric_limits<float>::infinity();
+  for_lanes(
+      d, visible, [&](int64_t i) { top_lanes = hn::Max(top_lanes, load_f32(d, x + i)); },
+      [&](int64_t i) { top = std::max(top, load_one(x + i)); });
+  top = std::max(top, hn::GetLane(hn::MaxOfLanes(d, top_lanes))) * scale;
+
+  const auto k = hn::Set(d, scale), shift = hn::Set(d, top);
+  auto sum_lanes = hn::Zero(d);
+  float sum = 0;
+  for_lanes(
+      d, visible,
+      [&](int64_t i) {
+        const auto z = hn::Sub(hn::Mul(load_f32(d, x + i), k), shift);
+        sum_lanes = hn::Add(sum_lanes, hn::Exp(d, z));
+      },
+      [&](int64_t i) { sum += std::exp(load_one(x + i) * scale - top); });
+  sum += hn::GetLane(hn::SumOfLanes(d, sum_lanes));
+  *logsumexp = top + std::log(sum);
+
+  const auto total = hn::Set(d, *logsumexp);
+  for_lanes(
+      d, visible,
+      [&](int64_t i) {
+        store_f32(d, hn::Exp(d, hn::Sub(hn::Mul(load_f32(d, x + i), k), total)), x + i);
+      },
+      [&](int64_t i) { store_one(std::exp(load_one(x + i) * scale - *logsumexp), x + i); });
+  std::memset(static_cast<void*>(x + visible), 0, static_cast<size_t>(keys - visible) * sizeof(T));
+}
+
+template <class T>
+float dot(const T* x, const T* y, int64_t n) {
+  const FloatTag d;
+  auto lanes = hn::Zero(d);
+  float rest = 0;
+  for_lanes(
+      d, n,
+      [&](int64_t i) { lanes = hn::Add(lanes, hn::Mul(load_f32(d, x + i), load_f32(d, y + i))); },
+      [&](int64_t i) { rest += load_one(x + i) * load_one(y + i); });
+  return hn::GetLane(hn::SumOfLanes(d, lanes)) + rest;
+}
+
+template <class T>
+void backward_row(T* x, T* dx, int64_t visible, int64_t keys, float scale, float logsumexp,
+                  float mean) {
+  const FloatTag d;
+  const auto k = hn::Set(d, scale), total = hn::Set(d, logsumexp), pull = hn::Set(d, mean);
+  for_lanes(
+      d, visible,
+      [&](int64_t i) {
+        const auto p = hn::Exp(d, hn::Sub(hn::Mul(load_f32(d, x + i), k), total));
+        const auto slope = hn::Mul(p, hn::Sub(load_f32(d, dx + i), pull));
+        store_f32(d, p, x + i);
+        store_f32(d, hn::Mul(k, slope), dx + i);
+      },
+      [&](int64_t i) {
+        const float p = std::exp(load_one(x + i) * scale - logsumexp);
+        store_one(scale * (p * (load_one(dx + i) - mean)), dx + i);
+        store_one(p, x + i);
+      });
+  const size_t hidden = static_cast<size_t>(keys - visible) * sizeof(T);
+  std::memset(static_cast<void*>(x + visible), 0, hidden);
+  std::memset(static_cast<void*>(dx + visible), 0, hidden);
+}
+
+void causal_softmax(const CausalSoftmaxArgs& a, int64_t begin, int64_t end) {
+  const CausalRows& s = a.shape;
+  with_kind(s.kind, [&](auto* p) {
+    using T = std::remove_pointer_t<decltype(p)>;
+    for (int64_t r = begin; r < end; ++r) {
+      softmax_row(static_cast<T*>(a.scores) + r * s.keys, s.visible(r % s.rows), s.keys, s.scale,
+                  a.logsumexp + r);
+    }
+  });
+}
+
+void causal_softmax_backward(const CausalSoftmaxBackwardArgs& a, int64_t begin, int64_t end) {
+  const CausalRows& s = a.shape;
+  with_kind(s.kind, [&](auto* p) {
+    using T = std::remove_pointer_t<decltype(p)>;
+    for (int64_t r = begin; r < end; ++r) {
+      const float mean = dot(static_cast<const T*>(a.out) + r * s.head_dim,
+                             static_cast<const T*>(a.dout) + r * s.head_dim, s.head_dim);
+      backward_row(static_cast<T*>(a.scores) + r * s.keys, static_cast<T*>(a.dscores) + r * s.keys,
+                   s.visible(r % s.rows), s.keys, s.scale, a.logsumexp[r], mean);
+    }
+  });
+}
+
+}  // namespace qlora::model::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace qlora::model::cpu {
+HWY_EXPORT(causal_softmax);
+HWY_EXPORT(causal_softmax_backward);
+
+void causal_softmax(const CausalSoftmaxArgs& a) {
+  parallel_for(a.shape.batches * a.shape.rows, 32, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(causal_softmax)(a, begin, end);
+  });
+}
+
+void causal_softmax_backward(const CausalSoftmaxBackwardArgs& a) {
+  parallel_for(a.shape.batches * a.shape.rows, 32, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(causal_softmax_backward)(a, begin, end);
+  });
+}
+}  // namespace qlora::model::cpu
+#endif
