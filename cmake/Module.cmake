@@ -88,7 +88,7 @@ function(qlora_tests name)
     QLORA_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QLORA_BINARY_DIR="${PROJECT_BINARY_DIR}")
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   if(T_TORCH)
-    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+    target_compile_options(${target} PRIVATE -fPIC)  # as the precompiled header; the property gives -fPIE
     target_precompile_headers(${target} REUSE_FROM qlora_torch_pch)
   endif()
   gtest_discover_tests(${target} TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST

@@ -1,0 +1,38 @@
+// The program's side of namespace cuda on a machine without a driver. With one, tests of kernels
+// elsewhere show that the same calls work.
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "quant/blockwise8_backend.h"
+#include "quant/nf4_backend.h"
+
+namespace qlora::quant {
+namespace {
+
+bool has_driver() {
+  return dlopen("libcuda.so.1", RTLD_LAZY) != nullptr;
+}
+
+template <class Call>
+void expect_reason(const Call& call) {
+  try {
+    call();
+    ADD_FAILURE() << "no error";
+  } catch (const DeviceError& error) {
+    EXPECT_NE(std::string(error.what()).find("NVIDIA driver"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("device cpu"), std::string::npos) << error.what();
+  }
+}
+
+TEST(CudaForward, EveryCallWithoutADriverSaysWhy) {
+  if (has_driver()) GTEST_SKIP() << "a CUDA driver is there";
+  expect_reason([] { cuda::dequantize_nf4({}); });
+  expect_reason([] { cuda::quantize_nf4({}); });
+  expect_reason([] { cuda::mean({}); });
+  expect_reason([] { cuda::quantize_blockwise8({}); });
+  expect_reason([] { cuda::dequantize_blockwise8({}); });
+}
+
+}  // namespace
+}  // namespace qlora::quant
