@@ -46,8 +46,10 @@ struct ExampleSet {
 ///   loss_on response   pieces are tokenised one by one and joined: the prompt's ids are those that
 ///                      `generate` will see, whatever the response begins with
 ///   loss_on all        the whole text is tokenised at once, as the peers do
-///   eos                appended unless the text ends with it, and learnt, also where pad == eos
-///   throws             ValueError if the text begins with bos and the tokenizer adds one too
+///   eos                appended unless the last response ends with it, and learnt, also where
+///                      pad == eos
+///   throws             ValueError if the text begins with bos and the tokenizer adds one too;
+///                      ConfigError if eos is asked for and the tokenizer has none
 Example build_example(const Record& record, RowForm form, const ExampleOptions& options,
                       const Tokenizer& tokenizer);
 

@@ -25,7 +25,8 @@ PromptTemplate resolve_template(PromptTemplate chosen, RowForm form);
 ///   alpaca    the form published by Stanford, with preamble; no Input block where input is empty
 ///   chatml    <|im_start|>role\n…<|im_end|>\n for each message; every assistant turn, with its
 ///             <|im_end|>, is response. Other forms become one user and one assistant turn
-///   none      prompt and response as they are (instruction, blank line, input where not empty)
+///   none      the text, or prompt and response, as they are; of instruction forms the instruction,
+///             the input where not empty, and the response, with blank lines between
 ///   throws    ConfigError where form and template do not fit (text with a template; messages
 ///             without)
 std::vector<Piece> render(const Record& record, RowForm form, PromptTemplate chosen);

@@ -1,0 +1,214 @@
+#include "data/dataset.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
+
+#include "core/error.h"
+#include "core/rng.h"
+#include "data/csv.h"
+#include "data/json_rows.h"
+#include "data/utf8.h"
+#include "io/foreign_text.h"
+#include "io/mapped_file.h"
+
+namespace qlora::data {
+namespace {
+
+using nlohmann::json;
+
+/// The fields of a form by name.
+struct FieldNames {
+  std::string text, input, response;
+};
+
+FieldNames names_of(RowForm form, const DatasetOptions& o) {
+  const auto or_default = [](const std::string& name, const char* fallback) {
+    return name.empty() ? std::string(fallback) : name;
+  };
+  switch (form) {
+    case RowForm::kText:
+      return {o.text_field, "", ""};
+    case RowForm::kPromptCompletion:
+      return {o.prompt_field, "", o.completion_field};
+    case RowForm::kAlpaca:
+      return {o.instruction_field, or_default(o.input_field, "input"),
+              or_default(o.response_field, "output")};
+    case RowForm::kDolly:
+      return {o.instruction_field, or_default(o.input_field, "context"),
+              or_default(o.response_field, "response")};
+    default:
+      return {o.messages_field, "", ""};
+  }
+}
+
+/// Builds records of one form out of rows, which are JSON objects.
+class RecordReader {
+ public:
+  RecordReader(const DatasetOptions& options, Dataset& set)
+      : options_(options), set_(set), names_(names_of(options.form, options)) {
+    set_.form = options.form;
+  }
+
+  void add(json& row, int64_t line) {
+    if (set_.form == RowForm::kAuto) {
+      set_.form = detect(row, line);
+      names_ = names_of(set_.form, options_);
+    }
+    Record record{.line = line};
+    if (set_.form == RowForm::kMessages) {
+      read_messages(row, record);
+    } else {
+      record.text = take(row, names_.text, line);
+      if (!names_.input.empty()) record.input = take_optional(row, names_.input, line);
+      if (!names_.response.empty()) record.response = take(row, names_.response, line);
+    }
+    set_.records.push_back(std::move(record));
+  }
+
+ private:
+  RowForm detect(const json& row, int64_t line) const {
+    const DatasetOptions& o = options_;
+    if (row.contains(o.messages_field)) return RowForm::kMessages;
+    if (row.contains(o.instruction_field)) {
+      const bool has_own = !o.response_field.empty() && row.contains(o.response_field);
+      const bool is_dolly = row.contains("response") || row.contains("context");
+      if (row.contains("output") || (has_own && !is_dolly)) return RowForm::kAlpaca;
+      if (row.contains("response") || has_own) return RowForm::kDolly;
+    }
+    if (row.contains(o.prompt_field) && row.contains(o.completion_field)) {
+      return RowForm::kPromptCompletion;
+    }
+    if (row.contains(o.text_field)) return RowForm::kText;
+    throw FormatError(fmt::format(
+        "[data] {}:{}: the form of the rows is not known, fields {}; allowed {}, {} + {}, {} + "
+        "output, {} + response, or {}; name the fields in the configuration",
+        set_.name, line, keys(row), o.text_field, o.prompt_field, o.completion_field,
+        o.instruction_field, o.instruction_field, o.messages_field));
+  }
+
+  static std::string keys(const json& row) {
+    std::string list;
+    for (const auto& [key, value] : row.items()) {
+      list += (list.empty() ? "" : ", ") + io::quote(key);
+    }
+    return list.empty() ? "none" : list;
+  }
+
+  std::string take(json& row, const std::string& key, int64_t line) const {
+    const auto at = row.find(key);
+    QLORA_CHECK(at != row.end() && !at->is_null(), FormatError,
+                "[data] {}:{}: the row lacks the field {}; it has {}", set_.name, line,
+                io::quote(key), keys(row));
+    QLORA_CHECK(at->is_string(), FormatError, "[data] {}:{}: the field {} is {}, expected a text",
+                set_.name, line, io::quote(key), at->type_name());
+    return std::move(at->get_ref<std::string&>());
+  }
+
+  std::string take_optional(json& row, const std::string& key, int64_t line) const {
+    const auto at = row.find(key);
+    return at == row.end() || at->is_null() ? std::string() : take(row, key, line);
+  }
+
+  void read_messages(json& row, Record& record) const {
+    const auto list = row.find(names_.text);
+    QLORA_CHECK(list != row.end() && list->is_array() && !list->empty(), FormatError,
+                "[data] {}:{}: the field {} has to be a list of messages with at least one",
+                set_.name, record.line, io::quote(names_.text));
+    for (json& message : *list) {
+      QLORA_CHECK(message.is_object(), FormatError,
+                  "[data] {}:{}: a message is {}, expected an object with role and content",
+                  set_.name, record.line, message.type_name());
+      record.messages.push_back(
+          {take(message, "role", record.line), take(message, "content", record.line)});
+    }
+  }
+
+  const DatasetOptions& options_;
+  Dataset& set_;
+  FieldNames names_;
+};
+
+void read_csv(std::string_view text, RecordReader& reader, const std::string& name) {
+  CsvReader csv(text, name);
+  std::vector<std::string> header, row;
+  QLORA_CHECK(csv.next(header), ValueError, "[data] {} is empty, expected a header line", name);
+  for (auto& field : header) field = replace_invalid_utf8(field);
+  auto sorted = header;
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  QLORA_CHECK(twice == sorted.end(), FormatError, "[data] {}:{}: the column {} stands twice", name,
+              csv.line(), io::quote(*twice));
+  while (csv.next(row)) {
+    QLORA_CHECK(row.size() == header.size(), FormatError,
+                "[data] {}:{}: the row has {} fields, the header {}", name, csv.line(), row.size(),
+                header.size());
+    json object = json::object();
+    for (size_t i = 0; i < row.size(); ++i) object[header[i]] = replace_invalid_utf8(row[i]);
+    reader.add(object, csv.line());
+  }
+}
+
+std::string lower_extension(const std::filesystem::path& path) {
+  std::string extension = path.extension().string();
+  for (char& c : extension) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  return extension;
+}
+
+}  // namespace
+
+Dataset load_dataset(const std::filesystem::path& path, const DatasetOptions& options) {
+  const std::string extension = lower_extension(path);
+  const bool is_csv = extension == ".csv";
+  const bool is_json = extension == ".jsonl" || extension == ".json" || extension == ".ndjson";
+  Dataset set;
+  set.name = path.string();
+  const io::MappedFile file(path);
+  QLORA_CHECK(is_csv || is_json, FormatError,
+              "[data] {} is of an unknown kind; known are .jsonl, .json and .csv", set.name);
+  QLORA_CHECK(!is_csv || options.form != RowForm::kMessages, ConfigError,
+              "[data] {}: rows of messages cannot be given as CSV; use .jsonl", set.name);
+  std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  QLORA_CHECK(!text.starts_with("\xFF\xFE") && !text.starts_with("\xFE\xFF"), FormatError,
+              "[data] {} is UTF-16; save it as UTF-8", set.name);
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+
+  RecordReader reader(options, set);
+  if (is_csv) {
+    read_csv(text, reader, set.name);
+  } else {
+    JsonRows rows(text, set.name);
+    for (json row; rows.next(row);) reader.add(row, rows.line());
+  }
+  QLORA_CHECK(!set.records.empty(), ValueError, "[data] {} has no rows, expected at least one",
+              set.name);
+  return set;
+}
+
+std::pair<Dataset, Dataset> split_dataset(Dataset set, double split, uint64_t seed) {
+  const auto count = static_cast<double>(set.size());
+  const double wanted = split < 1 ? std::max(1.0, std::nearbyint(split * count)) : split;
+  QLORA_CHECK(split > 0 && (split < 1 || split == std::floor(split)), ConfigError,
+              "[data] validation_split is {}, allowed a fraction below 1 or a whole number of rows",
+              split);
+  QLORA_CHECK(
+      wanted < count, ValueError,
+      "[data] validation_split takes {} of the {} rows of {}, which leaves none to train on",
+      wanted, set.size(), set.name);
+  constexpr uint64_t kSplitStream = 0x73706C6974;  // "split"
+  std::vector<int64_t> order(set.records.size());
+  std::iota(order.begin(), order.end(), 0);
+  Rng(seed, kSplitStream).shuffle(order);
+  std::vector<bool> is_held(set.records.size());
+  for (int64_t i = 0; i < static_cast<int64_t>(wanted); ++i) is_held[order[i]] = true;
+
+  Dataset rest{set.form, set.name, {}}, part{set.form, set.name + " (held out)", {}};
+  for (size_t i = 0; i < set.records.size(); ++i) {
+    (is_held[i] ? part : rest).records.push_back(std::move(set.records[i]));
+  }
+  return {std::move(rest), std::move(part)};
+}
+
+}  // namespace qlora::data

@@ -1,0 +1,151 @@
+#include "data/example_builder.h"
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "data/prompt_template.h"
+
+namespace qlora::data {
+
+int64_t Example::target_tokens() const {
+  return learn.empty() ? 0 : std::accumulate(learn.begin() + 1, learn.end(), int64_t{0});
+}
+
+int64_t ExampleSet::tokens() const {
+  int64_t sum = 0;
+  for (const Example& example : examples) sum += static_cast<int64_t>(example.tokens.size());
+  return sum;
+}
+
+int64_t ExampleSet::target_tokens() const {
+  int64_t sum = 0;
+  for (const Example& example : examples) sum += example.target_tokens();
+  return sum;
+}
+
+namespace {
+
+/// The last response spells eos already, as ChatML does.
+bool ends_with_eos(const std::vector<Piece>& pieces, const Tokenizer& tokenizer) {
+  const auto last = std::find_if(pieces.rbegin(), pieces.rend(),
+                                 [](const Piece& piece) { return piece.is_response; });
+  const std::string eos = tokenizer.id_to_piece(*tokenizer.special().eos);
+  return last != pieces.rend() && !eos.empty() && last->text.ends_with(eos);
+}
+
+}  // namespace
+
+Example build_example(const Record& record, RowForm form, const ExampleOptions& options,
+                      const Tokenizer& tokenizer) {
+  std::vector<Piece> pieces = render(record, form, options.prompt_template);
+  const SpecialIds& special = tokenizer.special();
+  QLORA_CHECK(!options.append_eos || special.eos, ConfigError,
+              "[data] the tokenizer has no eos token to append; set append_eos to false");
+  const bool appends = options.append_eos && !ends_with_eos(pieces, tokenizer);
+  if (options.loss_on == LossOn::kAll) {
+    for (size_t i = 1; i < pieces.size(); ++i) pieces[0].text += pieces[i].text;
+    pieces.resize(std::min<size_t>(pieces.size(), 1));
+    if (!pieces.empty()) pieces[0].is_response = true;
+  }
+  Example example;
+  for (const Piece& piece : pieces) {
+    const auto ids =
+        tokenizer.encode(piece.text, {.add_special = false, .continues = !example.tokens.empty()});
+    example.tokens.insert(example.tokens.end(), ids.begin(), ids.end());
+    example.learn.resize(example.tokens.size(), piece.is_response);
+  }
+  if (tokenizer.add_bos()) {
+    const int32_t bos = *special.bos;
+    QLORA_CHECK(
+        example.tokens.empty() || example.tokens.front() != bos, ValueError,
+        "[data] line {}: the text begins with {} and the tokenizer adds it too; take it out "
+        "of the text or set the tokenizer's add_bos_token to false",
+        record.line, tokenizer.id_to_piece(bos));
+    example.tokens.insert(example.tokens.begin(), bos);
+    example.learn.insert(example.learn.begin(), options.loss_on == LossOn::kAll);
+  }
+  if (appends) {
+    example.tokens.push_back(*special.eos);
+    example.learn.push_back(1);
+  }
+  return example;
+}
+
+namespace {
+
+/// Builds all examples in parallel; of several errors the one of the first row is thrown.
+std::vector<Example> build_all(const Dataset& set, const ExampleOptions& options,
+                               const Tokenizer& tokenizer) {
+  std::vector<Example> examples(set.records.size());
+  std::mutex mutex;
+  std::exception_ptr error;
+  int64_t error_row = set.size();
+  parallel_for(set.size(), 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      try {
+        examples[i] = build_example(set.records[i], set.form, options, tokenizer);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (i < error_row) {
+          error_row = i;
+          error = std::current_exception();
+        }
+        return;
+      }
+    }
+  });
+  if (error) std::rethrow_exception(error);
+  return examples;
+}
+
+void cut(Example& example, int64_t max_length) {
+  example.tokens.resize(static_cast<size_t>(max_length));
+  example.learn.resize(static_cast<size_t>(max_length));
+}
+
+}  // namespace
+
+ExampleSet build_examples(const Dataset& set, const ExampleOptions& options,
+                          const Tokenizer& tokenizer) {
+  QLORA_CHECK(options.max_length >= 2, ConfigError, "[data] max_length is {}, allowed at least 2",
+              options.max_length);
+  std::vector<Example> built = build_all(set, options, tokenizer);
+  ExampleSet out{.name = set.name, .max_length = options.max_length, .examples = {}, .counts = {}};
+  out.counts.rows = set.size();
+  int64_t first_overlong_line = 0, longest = 0;
+  for (size_t i = 0; i < built.size(); ++i) {
+    const auto length = static_cast<int64_t>(built[i].tokens.size());
+    longest = std::max(longest, length);
+    if (length > options.max_length) {
+      if (out.counts.overlong++ == 0) first_overlong_line = set.records[i].line;
+      if (options.overlong == Overlong::kDrop) {
+        ++out.counts.dropped_overlong;
+        continue;
+      }
+      cut(built[i], options.max_length);
+      ++out.counts.truncated;
+    }
+    if (built[i].target_tokens() == 0) {
+      ++out.counts.dropped_no_target;
+      continue;
+    }
+    out.examples.push_back(std::move(built[i]));
+  }
+  QLORA_CHECK(options.overlong != Overlong::kError || out.counts.overlong == 0, ValueError,
+              "[data] {} of the {} rows of {} are longer than max_length {} (the first at line {}, "
+              "the longest has {} tokens); raise max_length or set overlong to truncate or drop",
+              out.counts.overlong, set.size(), set.name, options.max_length, first_overlong_line,
+              longest);
+  QLORA_CHECK(
+      !out.examples.empty(), ValueError,
+      "[data] no row of {} has a token to learn within max_length {}: {} rows, {} too long, "
+      "{} without a target",
+      set.name, options.max_length, set.size(), out.counts.overlong, out.counts.dropped_no_target);
+  return out;
+}
+
+}  // namespace qlora::data
