@@ -28,13 +28,14 @@ enum class GgufRounding {
 ///   Threads    const calls may run in parallel
 class Checkpoint {
  public:
-  /// throws IoError, FormatError; ShapeError naming tensor, actual and expected shape
+  /// path      a folder with config.json, a GGUF file, or a folder with one GGUF file
+  /// throws    IoError, FormatError; ShapeError naming tensor, actual and expected shape
   explicit Checkpoint(const std::filesystem::path& path,
                       GgufRounding rounding = GgufRounding::kBf16);
 
   const HfConfig& config() const { return config_; }
-  const std::filesystem::path& path() const { return path_; }
-  const GgufReader* gguf() const { return gguf_.get(); }  // nullptr for a directory
+  const std::filesystem::path& path() const { return path_; }  // the folder, or the GGUF file
+  const GgufReader* gguf() const { return gguf_.get(); }       // nullptr for a directory
 
   /// Names of the architecture's tensors, embedding first, blocks in order, then norm and lm_head;
   /// lm_head.weight only where the embeddings are not tied.

@@ -1,0 +1,179 @@
+#include "io/checkpoint.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/nearest_name.h"
+#include "core/parallel.h"
+#include "io/float_convert.h"
+#include "io/foreign_text.h"
+#include "io/gguf_dequant.h"
+#include "io/gguf_llama.h"
+#include "io/llama_layout.h"
+#include "io/sha256.h"
+
+namespace qlora::io {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr int64_t kElementsPerThread = 1 << 16;
+
+/// The GGUF file that a path stands for: itself, or the only one in a folder without config.json.
+/// Empty for a Hugging Face directory.
+fs::path find_gguf(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) {
+    QLORA_CHECK(path.extension() != ".safetensors", FormatError,
+                "[io] {}: weights without their config.json; give the folder that holds both",
+                path.string());
+    return path;
+  }
+  if (fs::exists(path / "config.json", error)) return {};
+  std::vector<fs::path> found;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".gguf") found.push_back(it->path());
+  }
+  QLORA_CHECK(found.size() == 1, IoError,
+              "[io] {}: holds no config.json and {} GGUF files; give a Hugging Face folder or one "
+              "GGUF file",
+              path.string(), found.size());
+  return found.front();
+}
+
+void check_shape(const std::string& where, const std::string& name,
+                 const std::vector<int64_t>& actual, const std::vector<int64_t>& expected) {
+  QLORA_CHECK(actual == expected, ShapeError,
+              "[io] {}: tensor '{}' has shape {}, the config asks for {}", where, name,
+              shape_text(actual), shape_text(expected));
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(const fs::path& path, GgufRounding rounding)
+    : path_(path), rounding_(rounding) {
+  const fs::path gguf = find_gguf(path);
+  if (gguf.empty()) {
+    open_directory();
+  } else {
+    path_ = gguf;
+    open_gguf();
+  }
+}
+
+void Checkpoint::open_directory() {
+  config_ = read_hf_config(path_ / "config.json");
+  if (!config_.quantization_config.empty()) {
+    const auto quantization = nlohmann::json::parse(config_.quantization_config);
+    const bool named = quantization.is_object() && quantization.contains("quant_method") &&
+                       quantization["quant_method"].is_string();
+    throw FormatError(fmt::format(
+        "[io] {}: the weights are quantized ({}); give the 16-bit model that they were made of",
+        path_.string(),
+        named ? quote(quantization["quant_method"].get<std::string>()) : "unknown method"));
+  }
+  safetensors_ = std::make_unique<SafetensorsReader>(path_);
+  for (ExpectedTensor& expected : llama_tensors(config_)) {
+    const TensorView& tensor = safetensors_->at(expected.name);
+    check_shape(path_.string(), expected.name, tensor.shape, expected.shape);
+    QLORA_CHECK(is_float(tensor.dtype), FormatError,
+                "[io] {}: tensor '{}' has type {}, weights are of a float type", path_.string(),
+                expected.name, dtype_name(tensor.dtype));
+    names_.push_back(expected.name);
+    entries_[expected.name] = {std::move(expected.shape), &tensor, nullptr, false};
+  }
+}
+
+void Checkpoint::open_gguf() {
+  gguf_ = std::make_unique<GgufReader>(path_);
+  config_ = gguf_llama_config(*gguf_);
+  for (ExpectedTensor& expected : llama_tensors(config_)) {
+    const GgufTensor* tensor = gguf_->find_tensor(expected.gguf_name);
+    QLORA_CHECK(tensor != nullptr, FormatError, "[io] {}: tensor '{}' is missing", path_.string(),
+                expected.gguf_name);
+    check_shape(path_.string(), expected.gguf_name, tensor->shape, expected.shape);
+    const GgmlTypeInfo& info = ggml_type_info(tensor->type);
+    QLORA_CHECK(info.can_dequantize && (expected.shape.size() > 1 || info.block_elements == 1),
+                FormatError,
+                "[io] {}: tensor '{}' has type {}, which is not read there; F32, F16 and BF16 are, "
+                "and for matrices "
+                "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K",
+                path_.string(), expected.gguf_name, info.name);
+    names_.push_back(expected.name);
+    entries_[expected.name] = {std::move(expected.shape), nullptr, tensor, expected.rope_permuted};
+  }
+}
+
+bool Checkpoint::has(std::string_view name) const {
+  return entries_.contains(std::string(name));
+}
+
+const Checkpoint::Entry& Checkpoint::entry(std::string_view name) const {
+  const auto it = entries_.find(std::string(name));
+  if (it != entries_.end()) return it->second;
+  const auto nearest = nearest_name(name, names_);
+  throw ValueError(fmt::format("[io] {}: the model has no tensor {}{}", path_.string(), quote(name),
+                               nearest ? fmt::format("; did you mean {}?", quote(*nearest)) : ""));
+}
+
+const std::vector<int64_t>& Checkpoint::shape(std::string_view name) const {
+  return entry(name).shape;
+}
+
+void Checkpoint::tensor_f32_rows(std::string_view name, int64_t row_begin, int64_t row_count,
+                                 float* out) const {
+  const Entry& entry = this->entry(name);
+  const bool vector = entry.shape.size() == 1;
+  const int64_t rows = vector ? 1 : entry.shape[0], columns = entry.shape.back();
+  QLORA_CHECK(
+      row_begin >= 0 && row_count >= 0 && row_begin <= rows && row_count <= rows - row_begin,
+      ValueError, "[io] tensor {}: rows {} to {} asked for, it has {}", quote(name), row_begin,
+      row_begin + row_count, rows);
+  if (entry.hf != nullptr) {
+    read_f32(*entry.hf, row_begin * columns, row_count * columns, out);
+    return;
+  }
+  if (!entry.rope_permuted) {
+    gguf_->read_f32_rows(*entry.gguf, row_begin, row_count, out);
+  } else if (vector) {
+    std::vector<float> stored(static_cast<size_t>(columns));
+    gguf_->read_f32_rows(*entry.gguf, 0, row_count, stored.data());
+    unpermute_rope_rows(stored.data(), row_count * columns, 1, config_.head_dim, out);
+  } else {
+    for (int64_t row = 0; row < row_count; ++row) {
+      gguf_->read_f32_rows(*entry.gguf, gguf_rope_row(row_begin + row, config_.head_dim), 1,
+                           out + row * columns);
+    }
+  }
+  if (rounding_ == GgufRounding::kBf16) round_to_bf16(out, row_count * columns);
+}
+
+void Checkpoint::tensor_f32(std::string_view name, float* out) const {
+  const std::vector<int64_t>& shape = this->shape(name);
+  const int64_t rows = shape.size() == 1 ? 1 : shape[0], columns = shape.back();
+  parallel_for(rows, std::max<int64_t>(1, kElementsPerThread / columns),
+               [&](int64_t begin, int64_t end) {
+                 tensor_f32_rows(name, begin, end - begin, out + begin * columns);
+               });
+}
+
+void Checkpoint::release(std::string_view name) const {
+  const Entry& entry = this->entry(name);
+  if (entry.hf != nullptr) safetensors_->release(*entry.hf);
+  if (entry.gguf != nullptr) gguf_->release(*entry.gguf);
+}
+
+std::string Checkpoint::source_hash() const {
+  Sha256 hash;
+  if (gguf_) {
+    hash.update(rounding_ == GgufRounding::kBf16 ? "gguf bf16\n" : "gguf float\n");
+    hash.update(sha256_tree_file(path_));
+  } else {
+    hash.update("safetensors\n");
+    hash.update(sha256_file(path_ / "config.json"));
+    for (const fs::path& file : safetensors_->files()) hash.update("\n" + sha256_tree_file(file));
+  }
+  return hash.hex();
+}
+
+}  // namespace qlora::io
