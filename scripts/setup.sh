@@ -3,16 +3,20 @@
 #   system packages   through apt, as root or with sudo; only those that are missing
 #   .venv             in the project: the torch wheel (libtorch), CMake, Ninja; 5.5 GB on disk
 #   nvcc              an installed CUDA 13 toolkit, else PyPI's, else a build without the CUDA module
-# Usage: scripts/setup.sh [--no-cuda]
+# Usage: scripts/setup.sh [--no-cuda] [--full]
+#   --no-cuda  do not look for nvcc
+#   --full     also what scripts/test.sh --full needs
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 want_cuda=1
+full=0
 for argument in "$@"; do
   case $argument in
     --no-cuda) want_cuda=0 ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
-    *) fail setup "unknown argument '$argument', allowed: --no-cuda" ;;
+    --full) full=1 ;;
+    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    *) fail setup "unknown argument '$argument', allowed: --no-cuda, --full" ;;
   esac
 done
 
@@ -25,6 +29,7 @@ packages=(
   clang-format clang-tidy                               # style
   wordnet-base unzip ca-certificates                    # the quickstart's data and model
 )
+if ((full)); then packages+=(clang libomp-dev); fi # ThreadSanitizer understands LLVM's OpenMP only
 
 install_packages() {
   if ! command -v dpkg-query > /dev/null || ! command -v apt-get > /dev/null; then

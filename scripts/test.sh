@@ -21,14 +21,19 @@ rm -rf "$results"
 mkdir -p "$results"
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 # Folders whose tests link no libtorch: they build and run quickly under a sanitizer.
-torch_free=(core io data configs)
+torch_free=(core io data configs quant_backend trainer_backend)
 
 # What this machine lacks; tests/expected_skips.txt lists which tests that skips.
+# shellcheck disable=SC2015
 conditions() {
   [[ -e /dev/nvidia0 ]] || echo no-gpu
   [[ -n $(toolchain_nvcc) ]] || echo no-cuda-module
   compgen -G "models/smollm2-135m/*.gguf" > /dev/null || echo no-model
   [[ -d ../shared/reference ]] || echo no-references
+  setarch -R true 2> /dev/null || echo no-setarch
+  unshare "$( ((EUID == 0)) && echo -m || echo -Urm)" mount -t tmpfs none /mnt 2> /dev/null || echo no-mount
+  (echo 5 > /proc/self/clear_refs) 2> /dev/null || echo no-peak-reset
+  if ldconfig -p | grep -q 'libcuda\.so\.1 '; then echo has-driver; fi
 }
 
 finish() {
@@ -78,23 +83,26 @@ tests() {
   shift 2
   stage "$name" run_ctest "$name" "$folder" "$@"
 }
+ctest_prefix=()
 run_ctest() {
   local name=${1// /-} folder=$2 status=0
   shift 2
-  "$venv/bin/ctest" --test-dir "$folder" -j "$(job_count)" --output-on-failure --no-tests=ignore \
+  "${ctest_prefix[@]}" "$venv/bin/ctest" --test-dir "$folder" -j "$(job_count)" --output-on-failure --no-tests=ignore \
     --output-junit "$results/$name.xml" "$@" > "$results/$name.log" 2>&1 || status=$?
   if ((status != 0)); then grep -vE '(Passed|Skipped|Start +[0-9]+:)' "$results/$name.log" | tail -n 200 || true; fi
   [[ -f $results/$name.xml ]] || { echo '   no tests by that label' && return "$status"; }
   python3 scripts/test_summary.py stage "$results/$name.xml"
 }
 
-only_torch_free=(-R "^($(IFS='|' && echo "${torch_free[*]}"))/")
+torch_free_names=$(IFS='|' && echo "${torch_free[*]}")
+only_torch_free=(-R "^($torch_free_names)/")
 mapfile -t torch_free_targets < <(printf '%s_tests\n' "${torch_free[@]}")
 # Optimised a little, and with the assertions that Release switches off.
 sanitized=(-DQLORA_CUDA=OFF -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g1")
 
-scripts/setup.sh
+if ((full)); then scripts/setup.sh --full; else scripts/setup.sh; fi
 check 'format' scripts/check_format.sh
+check 'model' scripts/get_model.sh
 scripts/build.sh architecture_tests header_checks
 tests 'architecture' "$build" -L architecture
 scripts/build.sh
@@ -118,17 +126,36 @@ tests 'sanitizers, torch-free folders' build-sanitizer "${only_torch_free[@]}" -
 ((full)) || exit 0
 
 tidy() {
-  scripts/build.sh -B build-tidy -DQLORA_CUDA=OFF -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON header_checks_none
-  run-clang-tidy -quiet -p build-tidy -j "$(job_count)" "^$project/(core|io|quant|lora|model|data|eval|trainer|configs|cli|tests)/" \
-    > "$results/tidy.log" 2>&1 || { grep -E '(warning|error):' "$results/tidy.log" | sort -u | head -n 50 && return 1; }
+  scripts/build.sh -B build-tidy -DQLORA_CUDA=OFF -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON qlora_torch_pch
+  run-clang-tidy -quiet -p build-tidy -j "$(job_count)" \
+    "^$project/(core|io|quant|lora|model|data|eval|trainer|configs|cli|tests)/" > "$results/tidy.log" 2>&1 && return
+  grep -E '(warning|error):' "$results/tidy.log" | sort -u | head -n 50
+  return 1
 }
 check 'clang-tidy' tidy
 
 check 'sanitizer build, everything' scripts/build.sh -B build-sanitizer "${sanitized[@]}" -DQLORA_SANITIZE=address,undefined
 # libtorch is not instrumented: containers that cross its boundary look overflown, its caches leaked.
-ASAN_OPTIONS=detect_container_overflow=0:detect_leaks=0 \
-  tests 'sanitizers, everything' build-sanitizer -LE "$later|architecture"
+export ASAN_OPTIONS=detect_container_overflow=0:detect_leaks=0
+tests 'sanitizers, everything else' build-sanitizer -E "^($torch_free_names)/" -LE "$later|architecture"
+unset ASAN_OPTIONS
 
 scripts/setup_peers.sh --model
 tests 'interop with the Python peers' "$build" -L interop
-QLORA_FUZZ_FACTOR=50 tests 'long fuzzing' "$build" -R "$fuzz"
+export QLORA_FUZZ_FACTOR=50
+tests 'long fuzzing' "$build" -R "$fuzz" --timeout 3600
+unset QLORA_FUZZ_FACTOR
+
+# ThreadSanitizer knows GCC's OpenMP not at all and LLVM's through archer. It needs fixed addresses,
+# which some containers forbid.
+if setarch -R true 2> /dev/null; then
+  check 'thread sanitizer build' scripts/build.sh -B build-thread-sanitizer "${sanitized[@]}" -DQLORA_SANITIZE=thread \
+    -DCMAKE_CXX_COMPILER=clang++ -DQLORA_WERROR=OFF "${torch_free_targets[@]}"
+  archer=$(compgen -G '/usr/lib/llvm-*/lib/libarcher.so' | tail -n 1)
+  export OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS=ignore_noninstrumented_modules=1
+  ctest_prefix=(setarch -R)
+  tests 'thread sanitizer, torch-free folders' build-thread-sanitizer "${only_torch_free[@]}" -LE "$later"
+else
+  printf '\n== thread sanitizer: skipped, setarch -R is not permitted here\n'
+  echo skip > "$results/thread-sanitizer.check"
+fi

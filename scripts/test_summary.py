@@ -8,8 +8,8 @@
     test_summary.py close RESULTS_DIR SKIPS CONDITION...
                                                all stages: unexpected skips, then 'N passed, N failed, N skipped'
 
-RESULTS_DIR holds *.xml (JUnit, from ctest) and *.check files (one line: pass or fail) of stages
-that are one check each. A skipped test that is listed under none of the given conditions counts as
+RESULTS_DIR holds *.xml (JUnit, from ctest) and *.check files (one line: pass, fail or skip) of
+stages that are one check each. A skipped test that is listed under none of the given conditions counts as
 failed, so that no test disappears unseen.
 """
 import collections
@@ -82,7 +82,9 @@ def close(results_dir, skips_file, conditions):
             if outcome == "skip":
                 skipped_tests.append(name)
     for path in sorted(results_dir.glob("*.check")):
-        outcomes.append(path.read_text().strip())
+        outcomes.append(path.read_text(encoding="utf-8").strip())
+        if outcomes[-1] == "skip":
+            skipped_tests.append(path.stem)
     patterns = read_expected(skips_file, conditions)
     used = set()
     for name in skipped_tests:
