@@ -37,9 +37,10 @@ class DeviceError : public Error {  // a device that is missing, or that failed
 
 /// Throws Kind with a formatted message where a public boundary's condition does not hold.
 /// Internal invariants use assert: a user must never be able to trigger one.
-#define QLORA_CHECK(condition, Kind, ...)                                       \
-  do {                                                                          \
-    if (!(condition)) [[unlikely]] throw ::qlora::Kind(::fmt::format(__VA_ARGS__)); \
+#define QLORA_CHECK(condition, Kind, ...)              \
+  do {                                                 \
+    if (!(condition)) [[unlikely]]                     \
+      throw ::qlora::Kind(::fmt::format(__VA_ARGS__)); \
   } while (false)
 
 }  // namespace qlora
