@@ -2,7 +2,8 @@
 #
 #   qlora_module(quant
 #     SOURCES nf4.cpp nf4_cpu.cpp          C++ files
-#     CUDA    nf4_cuda.cu                  kernels: no torch headers, linked into libqlora_cuda.so only
+#     CUDA    nf4_cuda.cu                  kernels: no torch headers, linked into libqlora_cuda.so only.
+#                                          fmt 9 does not compile under nvcc: text is made in .cpp files
 #     DEPENDS core                         other modules (the arrows of docs/architecture.md)
 #     LINK    PkgConfig::HIGHWAY           third-party targets
 #     TORCH)                               the module uses libtorch and its precompiled header
@@ -48,9 +49,12 @@ function(qlora_module name)
   set_property(GLOBAL APPEND PROPERTY QLORA_MODULES ${name})
   if(M_CUDA AND QLORA_CUDA)
     add_library(${target}_cuda OBJECT ${M_CUDA})
+    qlora_compile_options(${target}_cuda)
+    target_include_directories(${target}_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+    target_link_libraries(${target}_cuda PRIVATE fmt::fmt)
     set_target_properties(${target}_cuda PROPERTIES
-      POSITION_INDEPENDENT_CODE ON CUDA_STANDARD 20 CUDA_ARCHITECTURES "${QLORA_CUDA_ARCHITECTURES}")
-    target_include_directories(${target}_cuda PRIVATE "${PROJECT_SOURCE_DIR}")
+      POSITION_INDEPENDENT_CODE ON CUDA_STANDARD 20 CUDA_ARCHITECTURES "${QLORA_CUDA_ARCHITECTURES}"
+      CUDA_RUNTIME_LIBRARY None CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden)
     target_compile_options(${target}_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false>)
     set_property(GLOBAL APPEND PROPERTY QLORA_CUDA_OBJECTS ${target}_cuda)
   endif()
