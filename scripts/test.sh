@@ -47,6 +47,8 @@ finish() {
   exit $((status != 0 ? status : closed))
 }
 trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # stage NAME COMMAND...: runs all of it, notes a failure, and lets the later stages run.
 stage() {
@@ -89,7 +91,9 @@ run_ctest() {
   shift 2
   "${ctest_prefix[@]}" "$venv/bin/ctest" --test-dir "$folder" -j "$(job_count)" --output-on-failure --no-tests=ignore \
     --output-junit "$results/$name.xml" "$@" > "$results/$name.log" 2>&1 || status=$?
-  if ((status != 0)); then grep -vE '(Passed|Skipped|Start +[0-9]+:)' "$results/$name.log" | tail -n 200 || true; fi
+  if ((status != 0)); then # what failed, without the list of what passed and without ctest's summary
+    sed -E '/^[0-9]+% tests passed/,$d; /(Passed|Skipped|Start +[0-9]+:)/d' "$results/$name.log" | tail -n 200
+  fi
   [[ -f $results/$name.xml ]] || { echo '   no tests by that label' && return "$status"; }
   python3 scripts/test_summary.py stage "$results/$name.xml"
 }

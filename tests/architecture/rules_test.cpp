@@ -137,6 +137,8 @@ INSTANTIATE_TEST_SUITE_P(
         Planted{"NoPragmaOnce", "headers", "quant/a.h", "namespace qlora::quant {\n}\n"},
         Planted{"ForeignNamespace", "headers", "quant/a.h",
                 "#pragma once\nnamespace qlora::model {\nclass Decoder;\n}\n"},
+        Planted{"UnknownNamespace", "headers", "quant/a.h",
+                "#pragma once\nnamespace qlora::quantum {\n}\n"},
         Planted{"MachinePath", "machine-paths", "docs/x.md", std::string("see /") + "home/me/x\n"},
         Planted{"MachinePathInScript", "machine-paths", "scripts/x.sh",
                 std::string("cd \"/") + "tmp/x\"\n"},
@@ -154,6 +156,15 @@ TEST(Architecture, MissingFolderReadmeIsFound) {
   const auto violations = check_tree(tree.root());
   ASSERT_EQ(violations.size(), 1u) << all(violations);
   EXPECT_EQ(violations[0].rule, "folder-readmes");
+}
+
+TEST(Architecture, NamesOfAnAllowedModuleMayBeDeclared) {
+  const TemporaryTree tree(Files{
+      {"model/a.h", "#pragma once\nnamespace qlora::quant {\nstruct X;\n}\n"},
+      {"core/simd.h", "#pragma once\nnamespace qlora::simd {\n}\n"},
+  });
+  const auto violations = check_tree(tree.root());
+  EXPECT_TRUE(violations.empty()) << all(violations);
 }
 
 TEST(Architecture, LongestAllowedTextsPass) {

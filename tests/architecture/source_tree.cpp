@@ -18,8 +18,8 @@ std::string trim(std::string_view text) {
 }
 
 bool is_text(const fs::path& path) {
-  static const std::set<std::string> kSuffixes = {".h",    ".cpp", ".cu", ".cuh", ".cmake", ".txt",
-                                                  ".json", ".md",  ".sh", ".py",  ""};
+  static const std::set<std::string> kSuffixes = {".h",   ".inc",  ".cpp", ".cu", ".cuh", ".cmake",
+                                                  ".txt", ".json", ".md",  ".sh", ".py",  ""};
   return kSuffixes.contains(path.extension().string()) && path.filename() != "LICENSE";
 }
 
