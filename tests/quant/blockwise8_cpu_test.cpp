@@ -6,6 +6,7 @@
 
 #include "quant/blockwise8_backend.h"
 #include "tests/quant/cpu_case.h"
+#include "tests/support/distortion.h"
 
 namespace qlora::quant {
 namespace {
@@ -131,6 +132,31 @@ TEST_P(Blockwise8Cpu, NamesTheFirstBlockThatIsNotFinite) {
       EXPECT_EQ(absmax[first_bad_block], 0);
     }
   }
+}
+
+TEST_P(Blockwise8Cpu, RestoresWithinHalfAStepOfTheMap) {
+  const testing::UseSimdTarget use(target());
+  const int64_t count = 20 * block_size();
+  auto values = testing::normal_values(count, 9);
+  for (float& value : values) value = map() == DynamicMap::kSigned ? value : value * value;
+  Numbers in(kind(), values);
+  std::vector<uint8_t> codes(count);
+  std::vector<float> absmax(20);
+  int64_t bad = kNoBadBlock;
+  cpu::quantize_blockwise8(
+      {in.data(), kind(), count, block_size(), map(), rule(), codes.data(), absmax.data(), &bad});
+  Numbers out(FloatKind::kF32, count);
+  cpu::dequantize_blockwise8(
+      {codes.data(), absmax.data(), count, block_size(), map(), out.data(), FloatKind::kF32});
+  const double half_step = map() == DynamicMap::kSigned ? 0.00704 : 0.00352;  // 0.9 / 64 / 2
+  testing::DistortionStats stats;
+  for (int64_t i = 0; i < count; ++i) {
+    stats.add(in.get(i), out.get(i));
+    ASSERT_LE(std::abs(double{in.get(i)} - out.get(i)), absmax[i / block_size()] * half_step);
+  }
+  EXPECT_EQ(stats.sign_flips(), 0);
+  EXPECT_GE(stats.exact(), map() == DynamicMap::kSigned ? 4 : 20);  // level 1; there is no -1
+  EXPECT_GT(stats.signal_to_noise_db(), 36.0);
 }
 
 std::string case_name(const ::testing::TestParamInfo<Parameters>& info) {
