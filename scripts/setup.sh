@@ -102,35 +102,43 @@ installed_nvcc() {
   done
 }
 
+# The compiler that wheel_nvcc put into .venv, where it is of the pinned version.
+venv_nvcc() {
+  local nvcc
+  nvcc=$(compgen -G "$venv/lib/python3*/site-packages/nvidia/cu13/bin/nvcc") || return 0
+  if cmp -s scripts/requirements-nvcc.txt "$venv/qlora-requirements-nvcc.txt"; then echo "$nvcc"; fi
+}
+
 # PyPI's compiler brings no unversioned library names, which the linker looks for.
 wheel_nvcc() {
-  local root
+  local root library
   "$venv/bin/python" -m pip install -q --disable-pip-version-check -r scripts/requirements-nvcc.txt >&2 || return 0
   root=$(compgen -G "$venv/lib/python3*/site-packages/nvidia/cu13")
-  local library
   for library in "$root"/lib/lib{cudart,cublas,cublasLt}.so.13; do
-    [[ -e $library ]] && ln -sf "$(basename "$library")" "${library%.13}"
+    if [[ -e $library ]]; then ln -sf "$(basename "$library")" "${library%.13}"; fi
   done
-  [[ -x $root/bin/nvcc && $(nvcc_major "$root/bin/nvcc") == 13 ]] && echo "$root/bin/nvcc"
-  return 0
+  if [[ $(nvcc_major "$root/bin/nvcc") == 13 ]]; then
+    cp scripts/requirements-nvcc.txt "$venv/qlora-requirements-nvcc.txt"
+    echo "$root/bin/nvcc"
+  fi
 }
 
 find_nvcc() {
   local nvcc=''
   if ((want_cuda)); then
     nvcc=$(installed_nvcc)
-    if [[ -n $nvcc ]]; then
-      say "CUDA compiler: $nvcc"
-    else
+    if [[ -z $nvcc ]]; then nvcc=$(venv_nvcc); fi
+    if [[ -z $nvcc ]]; then
       say "no CUDA 13 toolkit here; installing PyPI's compiler into .venv (about 100 MB):"
       grep -v '^#' scripts/requirements-nvcc.txt | sed 's/^/     /'
       nvcc=$(wheel_nvcc)
-      [[ -n $nvcc ]] && say "CUDA compiler: $nvcc"
     fi
   fi
-  if [[ -z $nvcc ]]; then
-    say "the build goes without the CUDA module: everything runs on the CPU, and" \
-      "$(grep -c '^no-cuda-module' tests/expected_skips.txt) more tests are skipped (tests/expected_skips.txt)"
+  if [[ -n $nvcc ]]; then
+    say "CUDA compiler: $nvcc"
+  else
+    say "the build goes without the CUDA module: everything runs on the CPU, and tests that compile or load" \
+      "the module are skipped ($(grep -c '^no-cuda-module' tests/expected_skips.txt || true) in tests/expected_skips.txt)"
   fi
   echo "nvcc=$nvcc" > "$toolchain_file"
 }
