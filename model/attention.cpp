@@ -9,7 +9,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <map>
 
 #include "core/device.h"
 #include "model/attention_backend.h"
@@ -23,11 +25,15 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kQueryBlock = 256;      // rows of scores that one product makes
+constexpr int64_t kLengthStep = 32;       // segments are rounded up to it
 constexpr int64_t kScoreBytes = 8 << 20;  // of one block of scores: it stays in the cache
 
-/// Neighbouring segments of one length: tokens [begin, begin + segments·length).
-struct Run {
-  int64_t begin, segments, length;
+/// Some segments of one rounded length, computed together. Few different shapes exist, so that the
+/// products' code, which is made for each new shape, is soon there. What a segment lacks comes
+/// after its tokens, where no query sees it.
+struct Group {
+  std::vector<int64_t> begins, lengths;  // [S]
+  int64_t length = 0;                    // rounded
 };
 
 /// Shapes of one call. Query heads that share a kv head stand below each other as rows of one
@@ -38,48 +44,70 @@ struct Shape {
   int64_t head_dim;  // D
 };
 
-std::vector<Run> equal_runs(const std::vector<int64_t>& starts, const Shape& shape,
-                            int64_t element_bytes) {
-  std::vector<Run> runs;
+/// Segments by rounded length, in powers of two of them.
+std::vector<Group> groups_of(const std::vector<int64_t>& starts, const Shape& shape,
+                             int64_t element_bytes) {
+  std::map<int64_t, Group> by_length;
   for (size_t s = 0; s + 1 < starts.size(); ++s) {
     const int64_t length = starts[s + 1] - starts[s];
+    const int64_t rounded = (length + kLengthStep - 1) / kLengthStep * kLengthStep;
+    Group& group = by_length[rounded];
+    group.length = rounded;
+    group.begins.push_back(starts[s]);
+    group.lengths.push_back(length);
+  }
+  std::vector<Group> groups;
+  for (const auto& [length, all] : by_length) {
     const int64_t segment_bytes =
         shape.kv_heads * shape.group * length * std::min(length, kQueryBlock) * element_bytes;
     const int64_t most = std::max<int64_t>(1, kScoreBytes / segment_bytes);
-    if (!runs.empty() && runs.back().length == length && runs.back().segments < most) {
-      ++runs.back().segments;
-    } else {
-      runs.push_back({starts[s], 1, length});
+    for (int64_t i = 0, left = static_cast<int64_t>(all.begins.size()); left > 0;) {
+      const int64_t count =
+          static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::min(left, most))));
+      groups.push_back({{all.begins.begin() + i, all.begins.begin() + i + count},
+                        {all.lengths.begin() + i, all.lengths.begin() + i + count},
+                        length});
+      i += count;
+      left -= count;
     }
   }
-  return runs;
+  return groups;
 }
 
-/// A view of tokens [first, first + count) of every segment of a run: [S, J, group, count, D].
-/// Keys and values have a group of 1.
-Tensor blocks(const Tensor& x, const Run& run, const Shape& shape, int64_t first, int64_t count) {
-  return x.narrow(0, run.begin, run.segments * run.length)
-      .view({run.segments, run.length, shape.kv_heads, -1, shape.head_dim})
-      .narrow(1, first, count)
-      .permute({0, 2, 3, 1, 4});
+HeadLayout layout_of(const Group& run, const Shape& shape, int64_t first, int64_t count,
+                     int64_t heads_per_matrix, int64_t element_bytes) {
+  return {.begins = run.begins.data(),
+          .lengths = run.lengths.data(),
+          .segments = static_cast<int64_t>(run.begins.size()),
+          .kv_heads = shape.kv_heads,
+          .group = heads_per_matrix,
+          .first = first,
+          .queries = count,
+          .row_bytes = shape.head_dim * element_bytes};
 }
 
-/// The same as matrices of one batch: [S·J, group·count, D], contiguous.
-Tensor matrices(const Tensor& x, const Run& run, const Shape& shape, int64_t first, int64_t count) {
-  return blocks(x, run, shape, first, count)
-      .reshape({run.segments * shape.kv_heads, -1, shape.head_dim})
-      .contiguous();
+/// Positions [first, first + count) of every segment as matrices [S·J, heads·count, D].
+Tensor matrices(const Tensor& x, const Group& run, const Shape& shape, int64_t first,
+                int64_t count) {
+  const int64_t heads = x.size(1) / (shape.kv_heads * shape.head_dim);
+  const int64_t batches = static_cast<int64_t>(run.begins.size()) * shape.kv_heads;
+  Tensor out = at::empty({batches, heads * count, shape.head_dim}, x.options());
+  cpu::gather_heads(layout_of(run, shape, first, count, heads, x.element_size()),
+                    x.const_data_ptr(), out.mutable_data_ptr());
+  return out;
 }
 
-void store(const Tensor& from, Tensor& to, const Run& run, const Shape& shape, int64_t first,
+void store(const Tensor& from, Tensor& to, const Group& run, const Shape& shape, int64_t first,
            int64_t count) {
-  Tensor target = blocks(to, run, shape, first, count);
-  target.copy_(from.view(target.sizes()));
+  const int64_t heads = to.size(1) / (shape.kv_heads * shape.head_dim);
+  const Tensor typed = from.to(to.scalar_type()).contiguous();
+  cpu::scatter_heads(layout_of(run, shape, first, count, heads, to.element_size()),
+                     typed.const_data_ptr(), to.mutable_data_ptr());
 }
 
-CausalRows causal_rows(const Run& run, const Shape& shape, int64_t first, int64_t count,
+CausalRows causal_rows(const Group& run, const Shape& shape, int64_t first, int64_t count,
                        torch::ScalarType dtype) {
-  return {.batches = run.segments * shape.kv_heads,
+  return {.batches = static_cast<int64_t>(run.begins.size()) * shape.kv_heads,
           .rows = shape.group * count,
           .queries = count,
           .first_query = first,
@@ -89,9 +117,9 @@ CausalRows causal_rows(const Run& run, const Shape& shape, int64_t first, int64_
           .kind = float_kind(dtype)};
 }
 
-/// Calls body(first, count) for the blocks of queries of a run.
+/// Calls body(first, count) for the blocks of queries of a group.
 template <class Body>
-void for_query_blocks(const Run& run, const Body& body) {
+void for_query_blocks(const Group& run, const Body& body) {
   for (int64_t first = 0; first < run.length; first += kQueryBlock) {
     body(first, std::min(kQueryBlock, run.length - first));
   }
@@ -103,7 +131,7 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const Shape shape = shape_of(q, k, head_dim);
     Tensor out = at::empty_like(q);
     variable_list kept = {q, k, v, out};
-    for (const Run& run : equal_runs(starts, shape, q.element_size())) {
+    for (const Group& run : groups_of(starts, shape, q.element_size())) {
       const Tensor keys = matrices(k, run, shape, 0, run.length);    // [S·J, L, D]
       const Tensor values = matrices(v, run, shape, 0, run.length);  // [S·J, L, D]
       for_query_blocks(run, [&](int64_t first, int64_t count) {
@@ -131,8 +159,8 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     const Tensor dout = gradients[0].contiguous();
     Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
     size_t next = 4;
-    for (const Run& run :
-         equal_runs(ctx->saved_data["starts"].toIntVector(), shape, q.element_size())) {
+    for (const Group& run :
+         groups_of(ctx->saved_data["starts"].toIntVector(), shape, q.element_size())) {
       const Tensor keys = matrices(k, run, shape, 0, run.length);
       const Tensor values = matrices(v, run, shape, 0, run.length);
       // Blocks of queries add up in FP32.

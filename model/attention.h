@@ -10,8 +10,8 @@ namespace qlora::model {
 /// Causal attention inside each segment: softmax(q·kᵀ / sqrt(D))·v, grouped-query where H > kv
 /// heads.
 ///   q         [T, H·D], k and v [T, kv heads·D], one number type; returns [T, H·D]
-///   Segments  segment_starts [S + 1]; tokens of different segments never meet. Neighbours of equal
-///             length share one call
+///   Segments  segment_starts [S + 1]; tokens of different segments never meet. Segments of
+///             similar length share one product
 ///   Backward  dq, dk, dv
 ///   Source    Vaswani et al., arXiv:1706.03762, eq. 1; Ainslie et al., GQA, arXiv:2305.13245
 torch::Tensor attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,

@@ -39,7 +39,22 @@ struct CausalSoftmaxBackwardArgs {
   const void* dout;        // [batches, rows, D]
 };
 
+/// Copies between the flat layout [T, J·group·D] and matrices of one batch, [S·J, group·queries,
+/// D]: query heads that share a kv head stand below each other. Rows past the end of a segment are
+/// zero in the matrices and absent in the flat layout.
+struct HeadLayout {
+  const int64_t* begins;   // [S] first token of each segment
+  const int64_t* lengths;  // [S] tokens of each segment
+  int64_t segments;        // S
+  int64_t kv_heads;        // J
+  int64_t group;           // query heads a kv head; 1 for keys and values
+  int64_t first, queries;  // positions [first, first + queries) of every segment
+  int64_t row_bytes;       // of D elements
+};
+
 namespace cpu {
+void gather_heads(const HeadLayout& layout, const void* flat, void* matrices);
+void scatter_heads(const HeadLayout& layout, const void* matrices, void* flat);
 void causal_softmax(const CausalSoftmaxArgs& a);
 void causal_softmax_backward(const CausalSoftmaxBackwardArgs& a);
 }  // namespace cpu

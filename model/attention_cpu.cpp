@@ -117,6 +117,50 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace qlora::model::cpu {
+
+namespace {
+
+/// Calls copy(flat offset, matrix offset, inside) in bytes for every row of D elements.
+template <class Copy>
+void for_head_rows(const HeadLayout& l, const Copy& copy) {
+  const int64_t heads = l.kv_heads * l.group;
+  parallel_for(l.segments * heads, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t segment = n / heads, head = n % heads;
+      for (int64_t i = 0; i < l.queries; ++i) {
+        const int64_t position = l.first + i;
+        const int64_t token = l.begins[segment] + position;
+        copy((token * heads + head) * l.row_bytes, (n * l.queries + i) * l.row_bytes,
+             position < l.lengths[segment]);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void gather_heads(const HeadLayout& layout, const void* flat, void* matrices) {
+  const char* from = static_cast<const char*>(flat);
+  char* to = static_cast<char*>(matrices);
+  const size_t bytes = static_cast<size_t>(layout.row_bytes);
+  for_head_rows(layout, [&](int64_t flat_offset, int64_t matrix_offset, bool inside) {
+    if (inside) {
+      std::memcpy(to + matrix_offset, from + flat_offset, bytes);
+    } else {
+      std::memset(to + matrix_offset, 0, bytes);
+    }
+  });
+}
+
+void scatter_heads(const HeadLayout& layout, const void* matrices, void* flat) {
+  const char* from = static_cast<const char*>(matrices);
+  char* to = static_cast<char*>(flat);
+  const size_t bytes = static_cast<size_t>(layout.row_bytes);
+  for_head_rows(layout, [&](int64_t flat_offset, int64_t matrix_offset, bool inside) {
+    if (inside) std::memcpy(to + flat_offset, from + matrix_offset, bytes);
+  });
+}
+
 HWY_EXPORT(causal_softmax);
 HWY_EXPORT(causal_softmax_backward);
 

@@ -58,6 +58,20 @@ lora::Adapter fresh_adapter(const lora::LoraLinear& linear, const lora::LoraOpti
   return adapter;
 }
 
+/// Passes come in few sizes: the products' code is made for each new number of rows and kept.
+constexpr size_t kRowStep = 32;
+
+/// Appends a segment without targets, so that the number of tokens is a multiple of kRowStep. Its
+/// tokens are seen by nobody and their gradients are zero.
+TokenBatch rounded_up(TokenBatch batch) {
+  const size_t missing = (kRowStep - batch.tokens.size() % kRowStep) % kRowStep;
+  if (missing == 0) return batch;
+  batch.tokens.resize(batch.tokens.size() + missing, 0);
+  batch.targets.resize(batch.tokens.size(), kIgnoreTarget);
+  batch.segment_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
+  return batch;
+}
+
 void check_segments(const TokenBatch& batch) {
   const auto& starts = batch.segment_starts;
   const bool sound =
@@ -149,7 +163,6 @@ Tensor Decoder::embed(const std::vector<int32_t>& tokens) const {
 }
 
 Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& context) const {
-  check_segments(batch);
   PassLayout layout{.segment_starts = batch.segment_starts,
                     .rope = rope_.angles(batch.segment_starts),
                     .compute_dtype = compute_dtype_,
@@ -168,17 +181,25 @@ Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& con
 }
 
 Tensor Decoder::loss_sum(const TokenBatch& batch, const ForwardContext& context) const {
-  return target_loss_sum(hidden_states(batch, context), lm_head_, batch.targets);
+  check_segments(batch);
+  const TokenBatch rounded = rounded_up(batch);
+  return target_loss_sum(hidden_states(rounded, context), lm_head_, rounded.targets);
 }
 
 Tensor Decoder::target_nll(const TokenBatch& batch) const {
   const at::NoGradGuard no_graph;
-  return target_losses(hidden_states(batch, {}), lm_head_, batch.targets);
+  check_segments(batch);
+  const TokenBatch rounded = rounded_up(batch);
+  const auto tokens = static_cast<int64_t>(batch.tokens.size());
+  return target_losses(hidden_states(rounded, {}), lm_head_, rounded.targets).narrow(0, 0, tokens);
 }
 
 Tensor Decoder::logits(const TokenBatch& batch) const {
   const at::NoGradGuard no_graph;
-  return at::mm(hidden_states(batch, {}), lm_head_.t()).to(torch::kFloat32);
+  check_segments(batch);
+  const auto tokens = static_cast<int64_t>(batch.tokens.size());
+  const Tensor hidden = hidden_states(rounded_up(batch), {}).narrow(0, 0, tokens);
+  return at::mm(hidden, lm_head_.t()).to(torch::kFloat32);
 }
 
 KvCache Decoder::new_cache(int64_t capacity_tokens) const {

@@ -23,6 +23,9 @@ using torch::autograd::variable_list;
 /// Logits of one chunk at most: they stay in the last cache level between the two products.
 constexpr int64_t kChunkBytes = 16 << 20;
 
+/// Chunks come in few sizes: the products' code is made for each new number of rows and kept.
+constexpr int64_t kRowStep = 32;
+
 /// FP16 cannot hold the probabilities of unlikely tokens: they are carried larger and made small
 /// again in FP32. A power of two, so that it changes nothing but the exponent.
 constexpr float kFp16Lift = 4096;
@@ -57,14 +60,17 @@ Tensor chunked_losses(const Tensor& hidden, const Tensor& lm_head, const Tensor&
                       Tensor* dhidden) {
   const int64_t n = hidden.size(0), vocabulary = lm_head.size(0);
   const int64_t row_bytes = vocabulary * static_cast<int64_t>(hidden.element_size());
-  const int64_t chunk = std::max<int64_t>(16, kChunkBytes / row_bytes / 16 * 16);
+  const int64_t chunk = std::max(kRowStep, kChunkBytes / row_bytes / kRowStep * kRowStep);
   const float lift = hidden.scalar_type() == torch::kFloat16 ? kFp16Lift : 1;
   Tensor nll = at::empty({n}, torch::kFloat32);
-  Tensor logits_buffer = at::empty({std::min(chunk, n), vocabulary}, hidden.options());
+  const int64_t rounded = (n + kRowStep - 1) / kRowStep * kRowStep;
+  Tensor padded = at::zeros({rounded, hidden.size(1)}, hidden.options());
+  padded.narrow(0, 0, n).copy_(hidden);
+  Tensor logits_buffer = at::empty({std::min(chunk, rounded), vocabulary}, hidden.options());
   for (int64_t begin = 0; begin < n; begin += chunk) {
-    const int64_t count = std::min(chunk, n - begin);
-    Tensor logits = logits_buffer.narrow(0, 0, count);
-    at::mm_out(logits, hidden.narrow(0, begin, count), lm_head.t());
+    const int64_t count = std::min(chunk, n - begin), rows = std::min(chunk, rounded - begin);
+    Tensor logits = logits_buffer.narrow(0, 0, rows);
+    at::mm_out(logits, padded.narrow(0, begin, rows), lm_head.t());
     cpu::cross_entropy({.logits = logits.mutable_data_ptr(),
                         .targets = targets.const_data_ptr<int64_t>() + begin,
                         .nll = nll.mutable_data_ptr<float>() + begin,
@@ -73,7 +79,8 @@ Tensor chunked_losses(const Tensor& hidden, const Tensor& lm_head, const Tensor&
                         .gradient_scale = lift,
                         .want_gradient = dhidden != nullptr,
                         .kind = float_kind(hidden.scalar_type())});
-    if (dhidden) dhidden->narrow(0, begin, count).copy_(at::mm(logits, lm_head));
+    if (!dhidden) continue;
+    dhidden->narrow(0, begin, count).copy_(at::mm(logits, lm_head).narrow(0, 0, count));
   }
   if (dhidden && lift != 1) dhidden->div_(lift);
   return nll;
