@@ -1,0 +1,14 @@
+// The program's side of namespace cuda: each call goes to libqlora_cuda.so, which is opened when it
+// is wanted first; DeviceError with the reason where it cannot be.
+#include "trainer/cuda_table.h"
+
+namespace qlora::trainer::cuda {
+
+void adamw8(const Adamw8Args& args) {
+  qlora::cuda::table<CudaTable>().adamw8(args);
+}
+void adamw32(const Adamw32Args& args) {
+  qlora::cuda::table<CudaTable>().adamw32(args);
+}
+
+}  // namespace qlora::trainer::cuda

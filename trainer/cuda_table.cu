@@ -1,0 +1,15 @@
+#include "trainer/cuda_table.h"
+
+namespace qlora::trainer {
+namespace {
+
+constexpr CudaTable kTable = {
+    {CudaTable::kVersion, sizeof(CudaTable)}, &cuda::adamw8, &cuda::adamw32};
+
+}  // namespace
+}  // namespace qlora::trainer
+
+extern "C" [[gnu::visibility("default")]] const qlora::cuda::TableHeader*
+qlora_trainer_cuda_table() {
+  return &qlora::trainer::kTable.header;
+}

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "core/cuda/module.h"
+#include "trainer/adamw32_backend.h"
+#include "trainer/adamw8_backend.h"
+
+namespace qlora::trainer {
+
+/// What libqlora_cuda.so hands over for this folder: the functions of namespace cuda.
+struct CudaTable {
+  static constexpr const char* kSymbol = "qlora_trainer_cuda_table";
+  static constexpr uint32_t kVersion = 1;
+
+  qlora::cuda::TableHeader header;
+  void (*adamw8)(const Adamw8Args&);
+  void (*adamw32)(const Adamw32Args&);
+};
+
+}  // namespace qlora::trainer

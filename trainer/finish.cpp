@@ -1,0 +1,84 @@
+#include "trainer/finish.h"
+
+#include <cmath>
+
+#include "core/progress.h"
+#include "data/tokenizer.h"
+#include "io/atomic_file.h"
+#include "lora/peft_files.h"
+#include "trainer/loss_curve.h"
+#include "trainer/run_report.h"
+
+namespace qlora::trainer {
+namespace {
+
+nlohmann::json evaluation_json(const std::optional<Evaluation>& evaluation) {
+  if (!evaluation) return nullptr;
+  return {{"step", evaluation->step},
+          {"loss", evaluation->loss},
+          {"perplexity", std::exp(evaluation->loss)}};
+}
+
+}  // namespace
+
+void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts& facts) {
+  if (facts.config.is_null()) return;
+  io::write_file_atomic(run_dir / "config.resolved.json", facts.config.dump(2) + "\n");
+}
+
+void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
+                       const TrainOptions& options, const RunFacts& facts,
+                       const TrainResult& result) {
+  lora::write_peft_adapter(run_dir, model.adapters(), facts.lora, facts.base_model);
+  if (!facts.tokenizer_source.empty()) {
+    data::save_tokenizer_files(facts.tokenizer_source, run_dir);
+  }
+  if (!options.report) return;
+  const auto history = read_loss_history(run_dir / "log.jsonl");
+  const std::string title = std::filesystem::path(facts.base_model).filename().string();
+  io::write_file_atomic(run_dir / "loss.svg", loss_curve_svg(history, "Loss of " + title));
+  io::write_file_atomic(run_dir / "README.md",
+                        run_readme(options, facts, result, model.trainable_parameter_count(),
+                                   model.parameter_count()));
+}
+
+nlohmann::json result_json(const TrainResult& result) {
+  nlohmann::json json = {{"run_dir", result.run_dir.string()},
+                         {"steps", result.steps},
+                         {"total_steps", result.total_steps},
+                         {"interrupted", result.interrupted},
+                         {"skipped_steps", result.skipped_steps},
+                         {"first_loss", result.first_loss},
+                         {"last_loss", result.last_loss},
+                         {"first_evaluation", evaluation_json(result.first_evaluation)},
+                         {"last_evaluation", evaluation_json(result.last_evaluation)},
+                         {"best_evaluation", evaluation_json(result.best_evaluation)},
+                         {"tokens", result.tokens},
+                         {"target_tokens", result.target_tokens},
+                         {"seconds", result.seconds},
+                         {"peak_rss_bytes", result.peak_rss_bytes}};
+  json["loaded_step"] = result.loaded_step ? nlohmann::json(*result.loaded_step) : nullptr;
+  json["seconds_to_first_step"] = result.seconds_to_first_step
+                                      ? nlohmann::json(*result.seconds_to_first_step)
+                                      : nlohmann::json(nullptr);
+  return json;
+}
+
+std::string summary_text(const TrainResult& result) {
+  std::string text = fmt::format(
+      "{} of {} steps, {} tokens in {} ({} tok/s), peak memory {}", result.steps,
+      result.total_steps, result.tokens, duration_text(result.seconds),
+      rate_text(result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0.0),
+      bytes_text(result.peak_rss_bytes));
+  if (result.seconds_to_first_step) {
+    text += fmt::format("\nstart to first step {}", duration_text(*result.seconds_to_first_step));
+  }
+  if (result.skipped_steps > 0) text += fmt::format("\n{} steps skipped", result.skipped_steps);
+  if (result.first_evaluation && result.last_evaluation) {
+    text += fmt::format("\nperplexity {:.3f} -> {:.3f}", std::exp(result.first_evaluation->loss),
+                        std::exp(result.last_evaluation->loss));
+  }
+  return text + fmt::format("\n{}", result.run_dir.string());
+}
+
+}  // namespace qlora::trainer

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "model/decoder.h"
+#include "trainer/run_facts.h"
+#include "trainer/train.h"
+
+namespace qlora::trainer {
+
+/// config.resolved.json, where the caller has handed a configuration over.
+void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts& facts);
+
+/// The adapter in peft's form, the tokenizer's files, README.md and loss.svg. Each file appears
+/// atomically; a second call writes the same files again.
+void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
+                       const TrainOptions& options, const RunFacts& facts,
+                       const TrainResult& result);
+
+/// For log.jsonl and --json.
+nlohmann::json result_json(const TrainResult& result);
+
+/// For a terminal: a few lines.
+std::string summary_text(const TrainResult& result);
+
+}  // namespace qlora::trainer

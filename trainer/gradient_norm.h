@@ -1,0 +1,24 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <vector>
+
+#include "trainer/step_stats.h"
+
+namespace qlora::trainer {
+
+/// Reads the step's loss and gradient norm, and scales the gradients down to max_norm.
+///   parameters  those whose .grad is defined take part; the norm is over all of them together
+///   max_norm    0: measure only
+///   loss        scalar on the parameters' device
+///   returns     stats with loss and gradient_norm filled: the one device read per step
+///   Order       CPU sums are taken in double in one fixed order, whatever the thread count
+///   Source      torch.nn.utils.clip_grad_norm_: factor min(1, max_norm / (norm + 1e-6))
+StepStats clip_gradient_norm(const std::vector<torch::Tensor>& parameters, double max_norm,
+                             const torch::Tensor& loss, StepStats stats = {});
+
+/// Σ x² of `count` numbers, in double, in an order that depends on nothing but the count.
+double sum_of_squares(const float* x, int64_t count);
+
+}  // namespace qlora::trainer

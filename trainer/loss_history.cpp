@@ -1,0 +1,59 @@
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "io/atomic_file.h"
+#include "trainer/loss_curve.h"
+
+namespace qlora::trainer {
+namespace {
+
+/// Step of a line that a resumed run would tell again; below 0: of no such line.
+int64_t step_of(const nlohmann::json& line) {
+  if (!line.is_object() || !line.contains("kind") || !line.contains("step")) return -1;
+  const auto& kind = line["kind"];
+  const bool repeats = kind == "step" || kind == "evaluation" || kind == "checkpoint";
+  return repeats && line["step"].is_number_integer() ? line["step"].get<int64_t>() : -1;
+}
+
+std::vector<LossPoint> points(const std::map<int64_t, double>& losses) {
+  std::vector<LossPoint> all;
+  for (const auto& [step, loss] : losses) all.push_back({static_cast<double>(step), loss});
+  return all;
+}
+
+}  // namespace
+
+LossHistory read_loss_history(const std::filesystem::path& log_jsonl) {
+  std::ifstream file(log_jsonl);
+  QLORA_CHECK(file.good(), IoError, "[trainer] cannot read {}", log_jsonl.string());
+  std::map<int64_t, double> train, eval;
+  for (std::string text; std::getline(file, text);) {
+    const auto line = nlohmann::json::parse(text, nullptr, false);
+    const int64_t step = step_of(line);
+    const auto loss = step < 0 ? line.end() : line.find("loss");
+    if (loss == line.end() || !loss->is_number()) continue;
+    (line["kind"] == "evaluation" ? eval : train)[step] = loss->get<double>();
+  }
+  return {.train = points(train), .eval = points(eval)};
+}
+
+void cut_log(const std::filesystem::path& log_jsonl, int64_t step) {
+  if (!std::filesystem::exists(log_jsonl)) return;
+  std::ifstream file(log_jsonl);
+  QLORA_CHECK(file.good(), IoError, "[trainer] cannot read {}", log_jsonl.string());
+  std::string kept;
+  bool is_whole = true;
+  for (std::string text; std::getline(file, text);) {
+    if (step_of(nlohmann::json::parse(text, nullptr, false)) > step) {
+      is_whole = false;
+    } else {
+      kept += text + "\n";
+    }
+  }
+  if (!is_whole) io::write_file_atomic(log_jsonl, kept);
+}
+
+}  // namespace qlora::trainer

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "core/run_log.h"
+#include "trainer/train_options.h"
+
+namespace qlora::trainer {
+
+/// Where a run writes, and what it goes on from.
+struct RunStart {
+  std::filesystem::path run_dir;
+  std::optional<std::filesystem::path> checkpoint;  // complete; unset: from the beginning
+};
+
+/// Decides how the run starts. Changes nothing on disk: callers ask before any heavy work.
+///   overwrite  allows an output_dir that is there
+///   resume     "auto": the newest checkpoint that is complete, after a warning for each newer one
+///              that is not; where there is none the run starts from the beginning. A path: that
+///              checkpoint
+///   throws     ConfigError where output_dir is there and neither allows it, or both are set;
+///              FormatError where the named checkpoint is not complete; IoError where it is missing
+RunStart check_run_directory(const TrainOptions& options, RunLog& log);
+
+/// Makes the run directory. With overwrite removes what an earlier run wrote, nothing else. What
+/// lies behind the step that the run goes on from (lines of the log, checkpoints) is removed: this
+/// run writes it anew.
+///   step      of the checkpoint, 0 at the beginning
+void prepare_run_directory(const TrainOptions& options, const RunStart& start, int64_t step);
+
+struct CheckpointPath {
+  int64_t step = 0;
+  std::filesystem::path path;
+};
+
+/// Everything in the run directory that is called checkpoint-N, by rising N.
+std::vector<CheckpointPath> list_checkpoints(const std::filesystem::path& run_dir);
+
+std::filesystem::path checkpoint_path(const std::filesystem::path& run_dir, int64_t step);
+
+/// Deletes the oldest checkpoints beyond `limit`; never the newest, nor that of step `keep`.
+///   limit     0: deletes nothing
+void prune_checkpoints(const std::filesystem::path& run_dir, int64_t limit, int64_t keep);
+
+}  // namespace qlora::trainer

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "core/fields.h"
+#include "lora/lora_options.h"
+
+namespace qlora::trainer {
+
+/// What the trainer is told beside its options, so that a run's files can say where they come from.
+struct RunFacts {
+  lora::LoraOptions lora;                  // for adapter_config.json
+  std::string base_model;                  // the same: base_model_name_or_path
+  std::filesystem::path tokenizer_source;  // its files are copied to the run; empty: none are
+  Json config;                             // written as config.resolved.json; null: not written
+  std::string data_name;                   // of the training set, for README.md
+};
+
+}  // namespace qlora::trainer

@@ -1,0 +1,107 @@
+#include "trainer/run_report.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "core/progress.h"
+
+namespace qlora::trainer {
+namespace {
+
+/// A value for a table cell or a quoted YAML text: one line, no marks of either.
+std::string plain(const std::string& text) {
+  std::string safe;
+  for (const char c : text) {
+    const bool is_mark = c == '|' || c == '"' || c == '\\' || static_cast<unsigned char>(c) < 0x20;
+    safe += is_mark ? ' ' : c;
+  }
+  return safe;
+}
+
+std::string with_separators(int64_t count) {
+  if (count < 1000) return std::to_string(count);
+  return fmt::format("{},{:03}", with_separators(count / 1000), count % 1000);
+}
+
+std::string row(const std::string& name, const std::string& value) {
+  return fmt::format("| {} | {} |\n", name, plain(value));
+}
+
+template <class E>
+std::string name_of(E value) {
+  for (const auto& [candidate, name] : EnumNames<E>::kNames) {
+    if (candidate == value) return name;
+  }
+  return "?";
+}
+
+std::string evaluation_row(const char* when, const Evaluation& evaluation) {
+  return fmt::format("| {} (step {}) | {:.4f} | {:.3f} |\n", when, evaluation.step, evaluation.loss,
+                     std::exp(evaluation.loss));
+}
+
+std::string evaluations(const TrainResult& result) {
+  if (!result.first_evaluation) return "";
+  std::string text =
+      "\n## Evaluation\n\n| held-out examples | loss (nats/token) | perplexity |\n|---|---|---|\n";
+  text += evaluation_row("first", *result.first_evaluation);
+  text += evaluation_row("best", *result.best_evaluation);
+  text += evaluation_row("last", *result.last_evaluation);
+  if (result.loaded_step) {
+    text += fmt::format("\nThe adapter in this folder is that of step {}.\n", *result.loaded_step);
+  }
+  return text;
+}
+
+std::string settings(const TrainOptions& options, const RunFacts& facts) {
+  std::string text = "\n## Settings\n\n| | |\n|---|---|\n";
+  text += row("training set", facts.data_name);
+  text += row("rank, alpha, dropout", fmt::format("{}, {}, {}", facts.lora.r, facts.lora.lora_alpha,
+                                                  facts.lora.lora_dropout));
+  text += row("optimizer", name_of(options.optimizer.kind));
+  text += row("learning rate", fmt::format("{:g}, {}", options.optimizer.learning_rate,
+                                           name_of(options.schedule.kind)));
+  text += row("examples a step",
+              fmt::format("{} x {} accumulated", options.batching.per_device_train_batch_size,
+                          options.batching.gradient_accumulation_steps));
+  text += row("seed", std::to_string(options.seed));
+  return text + "\nAll of them: [config.resolved.json](config.resolved.json).\n";
+}
+
+std::string measured(const TrainResult& result) {
+  const double rate =
+      result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0.0;
+  std::string text = "\n## Run\n\n| | |\n|---|---|\n";
+  text += row("steps", fmt::format("{} of {}", result.steps, result.total_steps));
+  text += row("skipped steps", std::to_string(result.skipped_steps));
+  text += row("tokens (learnt)", fmt::format("{} ({})", with_separators(result.tokens),
+                                             with_separators(result.target_tokens)));
+  text += row("time in steps", duration_text(result.seconds));
+  text += row("tokens per second", rate_text(rate));
+  if (result.seconds_to_first_step) {
+    text += row("start to first step", duration_text(*result.seconds_to_first_step));
+  }
+  return text + row("peak memory", bytes_text(result.peak_rss_bytes));
+}
+
+}  // namespace
+
+std::string run_readme(const TrainOptions& options, const RunFacts& facts,
+                       const TrainResult& result, int64_t trainable, int64_t base) {
+  std::string text = fmt::format(
+      "---\nbase_model: \"{0}\"\nlibrary_name: peft\ntags:\n- lora\n- qlora\n---\n\n"
+      "# LoRA adapter of {0}\n\n"
+      "{1} trained parameters beside {2} frozen ones ({3:.3f}%). peft reads this folder as it is;\n"
+      "here: `qlora generate --model-path {0} --adapter {4}`.\n",
+      plain(facts.base_model), with_separators(trainable), with_separators(base),
+      100.0 * static_cast<double>(trainable) / static_cast<double>(trainable + base),
+      plain(result.run_dir.string()));
+  text += evaluations(result);
+  text += "\n![Loss over steps](loss.svg)\n";
+  text += measured(result);
+  text += settings(options, facts);
+  return text;
+}
+
+}  // namespace qlora::trainer
