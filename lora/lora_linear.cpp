@@ -1,5 +1,6 @@
 #include "lora/lora_linear.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -34,6 +35,12 @@ Tensor lora_sum(const Tensor& base, const Tensor& delta, double scale, const Ten
                  .in_kind = float_kind(base.scalar_type()),
                  .out_kind = float_kind(out_dtype)});
   return y;
+}
+
+/// addend + x·m, summed in FP32 inside the product and rounded once. Rounding the product first
+/// would put it on the grid of a half type, where a young adapter's small change is always lost.
+Tensor product_plus(const Tensor& addend, const Tensor& x, const Tensor& m) {
+  return at::addmm(addend, x, m);
 }
 
 /// What a pass knows beside its tensors. The linear outlives every graph through it.
@@ -82,10 +89,15 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const auto dtype = x.scalar_type();
     const Tensor u = at::mm(pass->dropped(x), pass->rounded(a, dtype).t());  // [T, R]
     const Tensor delta = at::mm(u, pass->rounded(b, dtype).t());             // [T, N]
-    const Tensor base = at::mm(x, pass->weight->dense(dtype).t());           // [T, N]
     ctx->save_for_backward({x, u, a, b});
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
-    return lora_sum(base, delta, pass->scale, pass->bias, pass->out_dtype);
+    const Tensor w = pass->weight->dense(dtype).t();
+    if (pass->out_dtype != dtype) {
+      return lora_sum(at::mm(x, w), delta, pass->scale, pass->bias, pass->out_dtype);
+    }
+    Tensor addend = delta * pass->scale;
+    if (pass->bias.defined()) addend += pass->bias;
+    return product_plus(addend, x, w);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
@@ -101,8 +113,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     Tensor dx;
     if (ctx->needs_input_grad(0)) {
       const Tensor through_adapter = pass->dropped(at::mm(v, pass->rounded(a, dtype)));
-      const Tensor through_base = at::mm(dy, pass->weight->dense(dtype));
-      dx = lora_sum(through_base, through_adapter, pass->scale, {}, dtype);  // [T, K]
+      dx = product_plus(through_adapter * pass->scale, dy, pass->weight->dense(dtype));  // [T, K]
     }
     return {dx, da, db, Tensor()};
   }

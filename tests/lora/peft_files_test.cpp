@@ -1,0 +1,177 @@
+#include "lora/peft_files.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "io/safetensors.h"
+#include "tests/support/tiny_checkpoint.h"
+
+namespace qlora::lora {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::TemporaryFolder;
+
+fs::path parity() {
+  return fs::path(QLORA_SOURCE_DIR) / "tests/fixtures/parity";
+}
+
+template <class Kind>
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Kind& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+NamedAdapter adapter(const std::string& module, int64_t r, double alpha, torch::ScalarType dtype) {
+  return {module,
+          {.a = at::randn({r, 8}),
+           .b = at::randn({6, r}),
+           .alpha = alpha,
+           .scale = alpha / static_cast<double>(r),
+           .dtype = dtype}};
+}
+
+class PeftScales : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(PeftScales, EveryModuleHasPeftsScale) {
+  const auto folder = parity() / "adapters" / GetParam();
+  const auto read = read_peft_adapter(folder);
+  std::ifstream file(folder / "reference.json");
+  const auto scales = nlohmann::json::parse(file).at("scales");
+  ASSERT_EQ(read.modules.size(), scales.size());
+  for (const auto& [module, matrices] : read.modules) {
+    EXPECT_DOUBLE_EQ(matrices.scale, scales.at(module).get<double>()) << module;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Peft, PeftScales,
+                         ::testing::Values("all_linear", "patterns", "patterns_in_file_order",
+                                           "q_v_only", "regex", "rslora", "rslora_patterns"),
+                         [](const auto& info) { return info.param; });
+
+TEST(PeftFiles, WhatPlainLoraWouldSilentlyDropIsRefusedByName) {
+  for (const auto& entry : fs::directory_iterator(parity() / "refused")) {
+    const auto text = message_of<FormatError>([&] { read_peft_adapter(entry.path()); });
+    EXPECT_NE(text.find("not supported"), std::string::npos) << entry.path() << ": " << text;
+  }
+}
+
+TEST(PeftFiles, WhatIsWrittenIsReadBackExactly) {
+  for (const auto dtype : {torch::kFloat16, torch::kBFloat16, torch::kFloat32}) {
+    const TemporaryFolder folder;
+    const std::vector<NamedAdapter> written = {
+        adapter("model.layers.0.self_attn.q_proj", 4, 8, dtype),
+        adapter("model.layers.0.mlp.up_proj", 4, 8, dtype),
+        adapter("model.layers.1.self_attn.q_proj", 2, 8, dtype),
+        adapter("model.layers.1.mlp.up_proj", 4, 3, dtype)};
+    write_peft_adapter(folder / "adapter", written, {}, "base/model");
+    const auto read = read_peft_adapter(folder / "adapter");
+    EXPECT_EQ(read.base_model, "base/model");
+    ASSERT_EQ(read.modules.size(), written.size());
+    for (const auto& [module, adapter] : written) {
+      const auto& matrices = read.modules.at(module);
+      EXPECT_TRUE(matrices.a.equal(adapter.a.to(dtype).to(torch::kFloat32))) << module;
+      EXPECT_TRUE(matrices.b.equal(adapter.b.to(dtype).to(torch::kFloat32))) << module;
+      EXPECT_DOUBLE_EQ(matrices.scale, adapter.scale) << module;
+    }
+  }
+}
+
+TEST(PeftFiles, TheNamesAndKeysAreThoseThatPeftReads) {
+  const TemporaryFolder folder;
+  write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat16)},
+                     {}, "base");
+  const io::SafetensorsReader reader(folder / "adapter_model.safetensors");
+  EXPECT_NE(reader.find("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"), nullptr);
+  EXPECT_NE(reader.find("base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"), nullptr);
+  EXPECT_EQ(reader.metadata().at("format"), "pt");
+  std::ifstream file(folder / "adapter_config.json");
+  const auto config = nlohmann::json::parse(file);
+  EXPECT_EQ(config.at("peft_type"), "LORA");
+  EXPECT_EQ(config.at("task_type"), "CAUSAL_LM");
+  EXPECT_EQ(config.at("r"), 4);
+  EXPECT_EQ(config.at("lora_alpha"), 8);
+  EXPECT_EQ(config.at("target_modules"), nlohmann::json::array({"up_proj"}));
+}
+
+TEST(PeftFiles, NumbersThatOverflowFp16AreRefusedBeforeAnythingIsWritten) {
+  const TemporaryFolder folder;
+  auto huge = adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat16);
+  huge.adapter.a[0][0] = 1e6f;
+  const auto text =
+      message_of<ValueError>([&] { write_peft_adapter(folder / "out", {huge}, {}, "base"); });
+  EXPECT_NE(text.find("not finite"), std::string::npos) << text;
+  EXPECT_FALSE(fs::exists(folder / "out" / "adapter_model.safetensors"));
+  EXPECT_THROW(write_peft_adapter(folder / "out", {}, {}, "base"), ValueError);
+}
+
+/// A good adapter whose configuration is changed by `change`; the message of reading it.
+std::string read_changed(const std::function<void(nlohmann::json&)>& change) {
+  const TemporaryFolder folder;
+  write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat16)},
+                     {}, "base");
+  nlohmann::json config;
+  std::ifstream(folder / "adapter_config.json") >> config;
+  change(config);
+  testing::write_text(folder / "adapter_config.json", config.dump());
+  return message_of<FormatError>([&] { read_peft_adapter(folder.path()); });
+}
+
+TEST(PeftFiles, AConfigurationThatLiesIsRefused) {
+  const auto expect = [](const std::string& text, const char* part) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  };
+  expect(read_changed([](auto& c) { c["r"] = 5; }), "rank is 5");
+  expect(read_changed([](auto& c) { c["r"] = -1; }), "r is -1");
+  expect(read_changed([](auto& c) { c["r"] = "four"; }), "r is \"four\"");
+  expect(read_changed([](auto& c) { c.erase("r"); }), "r is missing");
+  expect(read_changed([](auto& c) { c["lora_alpha"] = 0; }), "lora_alpha is 0");
+  expect(read_changed([](auto& c) { c["lora_dropout"] = 1.5; }), "lora_dropout is 1.5");
+  expect(read_changed([](auto& c) { c["peft_type"] = "IA3"; }), "peft_type is \"IA3\"");
+  expect(read_changed([](auto& c) { c["rank_pattern"] = 3; }), "rank_pattern is a number");
+  expect(read_changed([](auto& c) { c["rank_pattern"] = {{"up_proj", "x"}}; }), "allowed a number");
+  expect(read_changed([](auto& c) { c["target_modules"] = 7; }), "target_modules is 7");
+  expect(read_changed([](auto& c) { c = nlohmann::json::array(); }), "allowed an object");
+}
+
+TEST(PeftFiles, AMissingHalfAForeignTensorAndANanAreRefused) {
+  const TemporaryFolder folder;
+  write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat32)},
+                     {}, "base");
+  const auto rewrite = [&](const std::string& name, torch::Tensor tensor) {
+    const io::TensorView view{.name = name,
+                              .dtype = io::DType::kF32,
+                              .shape = tensor.sizes().vec(),
+                              .bytes = {static_cast<const std::byte*>(tensor.const_data_ptr()),
+                                        static_cast<size_t>(tensor.nbytes())}};
+    io::write_safetensors(folder / "adapter_model.safetensors", {&view, 1});
+    return message_of<FormatError>([&] { read_peft_adapter(folder.path()); });
+  };
+  const std::string good = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight";
+  EXPECT_NE(rewrite(good, at::randn({4, 8})).find("no lora_B"), std::string::npos);
+  EXPECT_NE(rewrite("embed_tokens.weight", at::randn({4, 8})).find("no LoRA matrix"),
+            std::string::npos);
+  EXPECT_NE(rewrite(good, at::full({4, 8}, NAN)).find("not finite"), std::string::npos);
+  EXPECT_NE(rewrite(good, at::randn({4})).find("two dimensions"), std::string::npos);
+}
+
+TEST(PeftFiles, MissingFilesAreNamed) {
+  const TemporaryFolder folder;
+  EXPECT_NE(
+      message_of<IoError>([&] { read_peft_adapter(folder.path()); }).find("adapter_config.json"),
+      std::string::npos);
+}
+
+}  // namespace
+}  // namespace qlora::lora
