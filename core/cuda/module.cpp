@@ -28,7 +28,7 @@ std::filesystem::path find_module_file() {
   const auto folder = program_folder();
   std::string tried;
   for (const char* relative : {".", "../lib/qlora", "../lib", "../bin"}) {
-    const auto file = (folder / relative / kFileName).lexically_normal();
+    auto file = (folder / relative / kFileName).lexically_normal();
     std::error_code ignored;
     if (std::filesystem::exists(file, ignored)) return file;
     tried += (tried.empty() ? "" : ", ") + file.parent_path().string();
