@@ -1,6 +1,7 @@
+#include "core/cuda/check.h"
+
 #include <string_view>
 
-#include "core/cuda/check.h"
 #include "core/error.h"
 
 namespace qlora::cuda {
