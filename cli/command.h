@@ -1,0 +1,22 @@
+#pragma once
+
+#include <functional>
+
+namespace CLI {
+class App;
+}
+
+namespace qlora::cli {
+
+/// What the program does once the command line is understood; returns the exit code.
+using Action = std::function<int()>;
+
+/// Each adds one subcommand, which sets `action` when it is chosen. Nothing is read or computed
+/// before that.
+void add_train(CLI::App& program, Action& action);
+void add_perplexity(CLI::App& program, Action& action);
+void add_generate(CLI::App& program, Action& action);
+void add_inspect(CLI::App& program, Action& action);
+void add_config(CLI::App& program, Action& action);
+
+}  // namespace qlora::cli

@@ -1,0 +1,136 @@
+#include "cli/perplexity_input.h"
+
+#include <memory>
+#include <vector>
+
+#include "core/error.h"
+#include "data/dataset.h"
+#include "data/example_builder.h"
+#include "data/prompt_template.h"
+#include "data/tokenizer.h"
+#include "io/atomic_file.h"
+#include "io/checkpoint.h"
+
+namespace qlora::cli {
+namespace {
+
+constexpr int64_t kPerTextLimit = 100;
+constexpr int64_t kPerTextMaxLength = 1024;
+
+void check_options(const PerplexityInput& input) {
+  const int sources = !input.text.empty() + !input.dataset_name.empty() + !input.tokens.empty();
+  QLORA_CHECK(sources == 1, ConfigError,
+              "[usage] {} inputs given, exactly one of --text, --dataset-name and --tokens is "
+              "needed",
+              sources);
+  QLORA_CHECK(input.tokens.empty() || (!input.per_text && !input.rows && !input.limit), ConfigError,
+              "[usage] --tokens scores each row of ids on its own; --per-text, --rows and --limit "
+              "do not go with it (--blocks limits the rows)");
+  QLORA_CHECK(input.blocks >= 0, ConfigError, "[usage] --blocks is {}, has to be 0 (all) or above",
+              input.blocks);
+  QLORA_CHECK(input.blocks == 0 || !input.tokens.empty(), ConfigError,
+              "[usage] --blocks goes with --tokens; for texts use --limit");
+  QLORA_CHECK(!input.rows || (!input.dataset_name.empty() && !input.per_text), ConfigError,
+              "[usage] --rows goes with --dataset-name, and not with --per-text");
+  QLORA_CHECK(input.limit.value_or(0) >= 0, ConfigError,
+              "[usage] --limit is {}, has to be 0 (all) or above", *input.limit);
+}
+
+std::vector<std::string> split_lines(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    std::string line = text.substr(begin, end - begin);
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    lines.push_back(std::move(line));
+    begin = end + 1;
+  }
+  return lines;
+}
+
+template <class T>
+void keep_first(std::vector<T>& items, int64_t limit) {
+  if (limit > 0 && limit < static_cast<int64_t>(items.size())) items.resize(limit);
+}
+
+eval::Protocol per_text(std::vector<std::string> texts, const PerplexityInput& input,
+                        const data::Tokenizer& tokenizer) {
+  keep_first(texts, input.limit.value_or(kPerTextLimit));
+  std::vector<std::vector<int32_t>> ids;
+  for (const std::string& text : texts) ids.push_back(tokenizer.encode(text));
+  return eval::per_text_protocol(ids, input.max_length.value_or(kPerTextMaxLength));
+}
+
+eval::Protocol stream(const std::string& text, const PerplexityInput& input,
+                      const data::Tokenizer& tokenizer) {
+  return eval::window_protocol(tokenizer.encode(text), input.seq_len,
+                               input.stride.value_or(input.seq_len));
+}
+
+data::ExampleOptions example_options(const PerplexityInput& input, const data::DataOptions& data) {
+  data::ExampleOptions options = data.example;
+  if (input.max_length) options.max_length = *input.max_length;
+  if (!input.prompt_template.empty()) {
+    override_field(options, "prompt_template=" + input.prompt_template);
+  }
+  if (!input.loss_on.empty()) override_field(options, "loss_on=" + input.loss_on);
+  return options;
+}
+
+/// A row as the one text that a template makes of it.
+std::string whole_text(const data::Record& record, data::RowForm form,
+                       data::PromptTemplate prompt_template) {
+  std::string text;
+  for (const data::Piece& piece : data::render(record, form, prompt_template)) text += piece.text;
+  return text;
+}
+
+eval::Protocol from_dataset(const PerplexityInput& input, const configs::RunConfig& config,
+                            const data::Tokenizer& tokenizer, RunLog& log) {
+  data::Dataset set = data::load_dataset(input.dataset_name, config.data.dataset);
+  const data::ExampleOptions options = example_options(input, config.data);
+  if (input.per_text || (set.form == data::RowForm::kText && !input.rows)) {
+    std::vector<std::string> texts;
+    for (const data::Record& record : set.records) {
+      texts.push_back(whole_text(record, set.form, options.prompt_template));
+    }
+    if (input.per_text) return per_text(std::move(texts), input, tokenizer);
+    keep_first(texts, input.limit.value_or(0));
+    std::string joined;  // as transformers' page joins the rows of WikiText
+    for (const std::string& text : texts) joined += (joined.empty() ? "" : "\n\n") + text;
+    return stream(joined, input, tokenizer);
+  }
+  keep_first(set.records, input.limit.value_or(0));
+  const data::ExampleSet examples = data::build_examples(set, options, tokenizer);
+  if (examples.counts.truncated > 0) {
+    log.notice(fmt::format("{} of {} rows were cut to {} tokens", examples.counts.truncated,
+                           examples.counts.rows, options.max_length));
+  }
+  return eval::example_protocol(examples, options);
+}
+
+eval::Protocol from_tokens(const PerplexityInput& input, const std::string& model_path) {
+  const size_t colon = input.tokens.rfind(':');
+  QLORA_CHECK(colon != std::string::npos && colon > 0 && colon + 1 < input.tokens.size(),
+              ConfigError, "[usage] --tokens {} names no tensor; write FILE:TENSOR", input.tokens);
+  const io::Checkpoint checkpoint(model_path);
+  return eval::block_protocol(
+      data::read_token_tensor(input.tokens.substr(0, colon), input.tokens.substr(colon + 1),
+                              checkpoint.config().vocab_size),
+      input.blocks);
+}
+
+}  // namespace
+
+eval::Protocol make_protocol(const PerplexityInput& input, const configs::RunConfig& config,
+                             RunLog& log) {
+  check_options(input);
+  if (!input.tokens.empty()) return from_tokens(input, config.model_name_or_path);
+  const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
+  if (!input.dataset_name.empty()) return from_dataset(input, config, *tokenizer, log);
+  const std::string text = io::read_file(input.text);
+  return input.per_text ? per_text(split_lines(text), input, *tokenizer)
+                        : stream(text, input, *tokenizer);
+}
+
+}  // namespace qlora::cli

@@ -1,0 +1,153 @@
+#include <CLI/App.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "cli/model_arguments.h"
+#include "cli/output.h"
+#include "cli/plan.h"
+#include "core/error.h"
+#include "core/log_sinks.h"
+#include "core/parallel.h"
+#include "core/signals.h"
+#include "data/example_builder.h"
+#include "data/tokenizer.h"
+#include "io/checkpoint.h"
+#include "trainer/finish.h"
+#include "trainer/run_directory.h"
+#include "trainer/train.h"
+
+namespace qlora::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  qlora train configs/smollm2-quickstart.json
+  qlora train run.json --set learning_rate=1e-4 --set lora.r=8 --output-dir runs/r8
+  qlora train run.json --dry-run              the plan: data, parameters, steps, memory
+  qlora train run.json --resume auto          go on from the newest complete checkpoint
+
+Ctrl-C ends the step, saves a checkpoint and exits with 130 (SIGTERM: 143).
+)";
+
+struct TrainArguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string resume;
+  std::string output_dir;
+  bool overwrite = false;
+  bool dry_run = false;
+  bool json = false;
+};
+
+/// The options of this subcommand are configuration keys; they have the last word.
+std::vector<std::string> all_overrides(const TrainArguments& arguments) {
+  std::vector<std::string> all = arguments.overrides;
+  if (!arguments.resume.empty()) all.push_back("resume=" + Json(arguments.resume).dump());
+  if (!arguments.output_dir.empty()) {
+    all.push_back("output_dir=" + Json(arguments.output_dir).dump());
+  }
+  if (arguments.overwrite) all.emplace_back("overwrite=true");
+  return all;
+}
+
+model::Decoder load_with_adapters(const configs::RunConfig& config, RunLog& log) {
+  model::Decoder model =
+      model::Decoder::load(configs::model_options(config), config.quantization.four_bit, log);
+  model.add_adapters(config.lora, config.training.seed);
+  return model;
+}
+
+data::TrainingData load_data(const configs::RunConfig& config, RunLog& log) {
+  const data::TokenFileOptions& tokens = config.data.tokens;
+  if (tokens.file.empty()) {
+    const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
+    return data::load_training_data(config.data, *tokenizer, config.training.seed, log);
+  }
+  // Ids need no tokenizer, but have to lie in the model's vocabulary.
+  const int64_t vocabulary = io::Checkpoint(config.model_name_or_path).config().vocab_size;
+  data::TrainingData data;
+  data.train = data::read_token_tensor(tokens.file, tokens.train, vocabulary);
+  if (!tokens.eval.empty()) {
+    data.eval = data::read_token_tensor(tokens.file, tokens.eval, vocabulary);
+  }
+  return data;
+}
+
+/// The model's path where a tokenizer is there, else empty: a run over token ids needs none.
+std::string tokenizer_source(const configs::RunConfig& config) {
+  try {
+    data::load_tokenizer(config.model_name_or_path);
+    return config.model_name_or_path;
+  } catch (const IoError&) {
+    return "";
+  }
+}
+
+trainer::RunFacts run_facts(const configs::RunConfig& config, const data::TrainingData& data) {
+  return {.lora = config.lora,
+          .base_model = config.model_name_or_path,
+          .tokenizer_source = tokenizer_source(config),
+          .config = write_fields(config),
+          .data_name = data.train.name};
+}
+
+int report(const trainer::TrainResult& result, const TrainArguments& arguments, RunLog& log) {
+  if (arguments.json) {
+    print_json(Json(trainer::result_json(result)));
+  } else {
+    print(trainer::summary_text(result) + "\n");
+  }
+  if (!result.interrupted) return 0;
+  log.notice(fmt::format("stopped at step {} of {}; go on with: qlora train {} --resume auto",
+                         result.steps, result.total_steps, arguments.config));
+  return stop_exit_code();
+}
+
+int train(const TrainArguments& arguments) {
+  TerminalLog log(stderr);
+  const configs::LoadedConfig loaded =
+      configs::load_run_config(arguments.config, all_overrides(arguments));
+  const configs::RunConfig& config = loaded.config;
+  for (const std::string& notice : loaded.notices) log.notice(notice);
+  trainer::check_run_directory(config.training, log);
+  if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
+
+  const data::TrainingData data = load_data(config, log);
+  const Plan plan = make_plan(config, data);
+  if (arguments.dry_run) {
+    arguments.json ? print_json(plan.facts) : print(plan_text(plan) + "\n");
+    return 0;
+  }
+  show_plan(plan, log);
+  model::Decoder model = load_with_adapters(config, log);
+  const StopSignals signals;
+  const trainer::TrainResult result =
+      trainer::train(model, data.train, data.eval ? &*data.eval : nullptr, config.training,
+                     run_facts(config, data), log);
+  return report(result, arguments, log);
+}
+
+}  // namespace
+
+void add_train(CLI::App& program, Action& action) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App& command = *program.add_subcommand(
+      "train", "Fine-tune adapters over a frozen 4-bit model, as a configuration says.");
+  command.footer(kExamples);
+  command.add_option("CONFIG", arguments->config, "JSON file; docs/config.md lists its keys")
+      ->required();
+  add_set_option(command, arguments->overrides);
+  command
+      .add_option("--resume", arguments->resume,
+                  "auto: go on from the newest complete checkpoint; or a checkpoint's folder")
+      ->type_name("auto|PATH");
+  command.add_option("--output-dir", arguments->output_dir, "instead of the configuration's")
+      ->type_name("DIR");
+  command.add_flag("--overwrite", arguments->overwrite, "delete what an earlier run left there");
+  command.add_flag("--dry-run", arguments->dry_run, "print the plan and stop");
+  add_json_option(command, arguments->json);
+  command.callback([arguments, &action] { action = [arguments] { return train(*arguments); }; });
+}
+
+}  // namespace qlora::cli
