@@ -1,7 +1,5 @@
 #include "io/hf_config.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <array>
 
