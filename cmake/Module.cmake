@@ -75,6 +75,12 @@ function(qlora_torch_precompiled_header)
     <nlohmann/json.hpp> <fmt/format.h> <string> <vector> <filesystem> <functional> <memory>)
 endfunction()
 
+# For executables: -fPIC as the header was compiled with, where the property would give -fPIE.
+function(qlora_use_precompiled_header target)
+  target_compile_options(${target} PRIVATE -fPIC)
+  target_precompile_headers(${target} REUSE_FROM qlora_torch_pch)
+endfunction()
+
 # One test executable per folder: qlora_tests(quant SOURCES nf4_test.cpp … DEPENDS quant LABELS unit [TORCH]).
 function(qlora_tests name)
   cmake_parse_arguments(T "TORCH" "TIMEOUT" "SOURCES;DEPENDS;LABELS;LINK" ${ARGN})
@@ -92,8 +98,7 @@ function(qlora_tests name)
     QLORA_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QLORA_BINARY_DIR="${PROJECT_BINARY_DIR}")
   set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
   if(T_TORCH)
-    target_compile_options(${target} PRIVATE -fPIC)  # as the precompiled header; the property gives -fPIE
-    target_precompile_headers(${target} REUSE_FROM qlora_torch_pch)
+    qlora_use_precompiled_header(${target})
   endif()
   gtest_discover_tests(${target} TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST
     PROPERTIES LABELS "${T_LABELS}" TIMEOUT ${T_TIMEOUT})
