@@ -96,11 +96,11 @@ void check_evaluation_and_saving(const RunConfig& config, Notices& notices) {
   }
 }
 
-void check_schedule(const trainer::TrainOptions& training, const std::set<std::string>& given,
-                    Notices& notices) {
+void check_schedule(const trainer::TrainOptions& training, Notices& notices) {
   QLORA_CHECK(training.max_steps != 0, ConfigError,
               "[config] max_steps is 0, allowed: above 0, or -1 for num_train_epochs");
-  if (training.max_steps > 0 && given.contains("num_train_epochs")) {
+  const bool sets_epochs = training.num_train_epochs != trainer::TrainOptions{}.num_train_epochs;
+  if (training.max_steps > 0 && sets_epochs) {
     notices.push_back("max_steps is set: num_train_epochs does not count");
   }
   const auto& schedule = training.schedule;
@@ -109,7 +109,7 @@ void check_schedule(const trainer::TrainOptions& training, const std::set<std::s
     notices.push_back(
         "lr_scheduler_type is constant: the warmup does not count; constant_with_warmup has one");
   }
-  if (schedule.warmup_steps > 0 && given.contains("warmup_ratio")) {
+  if (schedule.warmup_steps > 0 && schedule.warmup_ratio > 0) {
     notices.push_back("warmup_steps is set: warmup_ratio does not count");
   }
   if (training.max_steps > 0 && schedule.warmup_steps >= training.max_steps) {
@@ -127,23 +127,23 @@ void check_run(const trainer::TrainOptions& training) {
               "[config] report_to holds \"none\" beside another entry; keep one");
 }
 
-void check_quantization(const RunConfig& config, const std::set<std::string>& given,
-                        Notices& notices) {
-  const auto& quantization = config.quantization;
-  const int64_t block = quantization.four_bit.block_size;
-  QLORA_CHECK(std::has_single_bit(static_cast<uint64_t>(block)), ConfigError,
-              "[config] quantization.block_size is {}, allowed: a power of two, 32 to 4096", block);
-  if (quantization.load_in_4bit) return;
-  for (const char* key : {"bnb_4bit_quant_type", "block_size", "bnb_4bit_use_double_quant"}) {
-    const std::string path = std::string("quantization.") + key;
-    if (given.contains(path))
-      notices.push_back("load_in_4bit is false: " + path + " does not count");
+void check_quantization(const QuantizationOptions& quantization, Notices& notices) {
+  const auto& chosen = quantization.four_bit;
+  QLORA_CHECK(std::has_single_bit(static_cast<uint64_t>(chosen.block_size)), ConfigError,
+              "[config] quantization.block_size is {}, allowed: a power of two, 32 to 4096",
+              chosen.block_size);
+  const quant::Nf4Options usual;
+  const bool is_usual = chosen.quant_type == usual.quant_type &&
+                        chosen.block_size == usual.block_size &&
+                        chosen.double_quant == usual.double_quant;
+  if (!quantization.load_in_4bit && !is_usual) {
+    notices.push_back("load_in_4bit is false: the other settings of the 4-bit type do not count");
   }
 }
 
 }  // namespace
 
-std::vector<std::string> resolve(RunConfig& config, const std::set<std::string>& given) {
+std::vector<std::string> resolve(RunConfig& config) {
   Notices notices;
   validate_fields(config);
   QLORA_CHECK(!config.model_name_or_path.empty(), ConfigError,
@@ -152,9 +152,9 @@ std::vector<std::string> resolve(RunConfig& config, const std::set<std::string>&
               "[config] lora.enabled is false: there is nothing to train; leave the key out");
   check_data(config.data);
   check_evaluation_and_saving(config, notices);
-  check_schedule(config.training, given, notices);
+  check_schedule(config.training, notices);
   check_run(config.training);
-  check_quantization(config, given, notices);
+  check_quantization(config.quantization, notices);
   decide_compute_dtype(config, notices);
   return notices;
 }

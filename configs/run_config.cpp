@@ -12,7 +12,7 @@ LoadedConfig load_run_config(const std::string& path, const std::vector<std::str
     notes.merge(override_field(loaded.config, assignment));
   }
   loaded.notices = std::move(notes.notices);
-  for (std::string& text : resolve(loaded.config, notes.given)) {
+  for (std::string& text : resolve(loaded.config)) {
     loaded.notices.push_back(std::move(text));
   }
   return loaded;

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -95,8 +94,7 @@ LoadedConfig load_run_config(const std::string& path, const std::vector<std::str
 
 /// What several keys together have to satisfy, beyond what each one's constraint says; decides
 /// compute_dtype. Opens no file. Returns notices; throws ConfigError.
-///   given     dotted paths of the keys that were set, for notices about those without effect
-std::vector<std::string> resolve(RunConfig& config, const std::set<std::string>& given);
+std::vector<std::string> resolve(RunConfig& config);
 
 /// What model loading takes.
 model::ModelOptions model_options(const RunConfig& config);

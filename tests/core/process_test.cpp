@@ -2,10 +2,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <csignal>
 #include <cstring>
 #include <optional>
-#include <regex>
+#include <string>
 
 #include "core/clock.h"
 #include "core/error.h"
@@ -65,8 +66,11 @@ TEST(Clock, TimesGoForward) {
   volatile double sum = 0;
   while (process_cpu_seconds() - cpu < 0.01) sum = sum + 1;
   EXPECT_GT(watch.seconds(), 0.005);
-  EXPECT_TRUE(
-      std::regex_match(utc_timestamp(), std::regex(R"(20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d\d\dZ)")));
+  const std::string now = utc_timestamp(), form = "20dd-dd-ddTdd:dd:dd.dddZ";
+  ASSERT_EQ(now.size(), form.size());
+  for (size_t i = 0; i < form.size(); ++i) {
+    EXPECT_TRUE(form[i] == 'd' ? std::isdigit(now[i]) : now[i] == form[i]) << now;
+  }
 }
 
 TEST(StopSignals, NotesTheFirstSignal) {
