@@ -89,12 +89,14 @@ std::vector<Piece> render(const Record& record, RowForm form, PromptTemplate cho
 
 std::string render_prompt(const Record& record, RowForm form, PromptTemplate chosen) {
   const std::vector<Piece> pieces = render(record, form, chosen);
-  size_t end = pieces.size();  // of a conversation: up to its last answer
-  while (end > 0 && !pieces[end - 1].is_response) --end;
-  std::string prompt;
-  if (end == 0) return prompt;
   if (form == RowForm::kText) return pieces[0].text;
-  for (size_t i = 0; i + 1 < end; ++i) prompt += pieces[i].text;
+  const bool is_asked = form == RowForm::kMessages && record.messages.back().role != "assistant";
+  size_t end = pieces.size();  // the last answer's piece, which is left out with what follows
+  while (!is_asked && end > 0 && !pieces[--end].is_response) {
+  }
+  std::string prompt;
+  for (size_t i = 0; i < end; ++i) prompt += pieces[i].text;
+  if (is_asked) prompt += "<|im_start|>assistant\n";
   return prompt;
 }
 

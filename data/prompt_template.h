@@ -31,7 +31,8 @@ PromptTemplate resolve_template(PromptTemplate chosen, RowForm form);
 ///             without)
 std::vector<Piece> render(const Record& record, RowForm form, PromptTemplate chosen);
 
-/// The same row up to where the model's answer begins: what `generate` is given.
+/// The same row up to where the model's answer begins: what `generate` is given. Of a conversation
+/// that ends with an answer, up to that one; of another, all of it.
 std::string render_prompt(const Record& record, RowForm form, PromptTemplate chosen);
 
 }  // namespace qlora::data

@@ -38,6 +38,9 @@ SentencePieceTokenizer::SentencePieceTokenizer(std::string_view model,
   load(processors_->whole, bytes, where);
   bytes += kNoDummyPrefix;
   load(processors_->unprefixed, bytes, where);
+  std::vector<int> bare, spaced;
+  strips_spaces_ = processors_->unprefixed.Encode("a", &bare).ok() &&
+                   processors_->unprefixed.Encode(" a", &spaced).ok() && bare == spaced;
   piece_count_ = processors_->whole.GetPieceSize();
   QLORA_CHECK(piece_count_ > 0 && piece_count_ <= kMaxTokenId, FormatError,
               "[tokenizer] {} has {} pieces, allowed 1 to {}", where, piece_count_, kMaxTokenId);
@@ -131,7 +134,9 @@ void SentencePieceTokenizer::encode_valid(std::string_view text, const EncodeOpt
       continue;
     }
     const bool starts = part.text.data() == text.data();
-    const bool has_prefix = legacy_ ? !(starts && options.continues) : starts && !options.continues;
+    bool has_prefix = legacy_ ? !(starts && options.continues) : starts && !options.continues;
+    // A model that strips spaces would lose the one before this word; its prefix stands for it.
+    has_prefix = has_prefix || (strips_spaces_ && part.text.front() == ' ');
     const auto& processor = has_prefix ? processors_->whole : processors_->unprefixed;
     const auto status = processor.Encode(part.text, &own);
     QLORA_CHECK(status.ok(), ValueError, "[tokenizer] sentencepiece failed on {}: {}",

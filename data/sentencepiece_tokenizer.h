@@ -48,6 +48,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   int32_t piece_count_ = 0;  // of the model
   int32_t vocab_size_ = 0;   // with added tokens
   bool legacy_ = false;
+  bool strips_spaces_ = false;  // the model's normalizer drops spaces at both ends
 };
 
 }  // namespace qlora::data

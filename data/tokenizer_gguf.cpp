@@ -196,7 +196,7 @@ BpeSpec read_gguf_bpe(const io::GgufReader& gguf) {
   const auto special = [&](const std::optional<std::string>& text) {
     const auto id = spec.vocabulary.find(*text);
     single.push_back({{"SpecialToken", {{"id", *text}, {"type_id", 0}}}});
-    tokens[*text] = {{"id", *text}, {"ids", {*id}}, {"tokens", {*text}}};
+    tokens[*text] = {{"id", *text}, {"ids", json::array({*id})}, {"tokens", json::array({*text})}};
   };
   if (config.add_bos.value_or(kind.add_bos) && config.bos) special(config.bos);
   single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});

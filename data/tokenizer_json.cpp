@@ -334,7 +334,7 @@ void add_template(const json& description, const std::string& where, TextFrame& 
                 "[tokenizer] {}: the template names {}, which its special_tokens lack", where,
                 io::quote(name));
     for (const json& id : member_array(tokens[name], "ids", where)) {
-      QLORA_CHECK(id.is_number_unsigned() && id <= static_cast<uint64_t>(kMaxTokenId), FormatError,
+      QLORA_CHECK(id.is_number_integer() && id >= 0 && id <= kMaxTokenId, FormatError,
                   "[tokenizer] {}: the template's {} has an id that is not 0 to {}", where,
                   io::quote(name), kMaxTokenId);
       (seen_text ? frame.suffix : frame.prefix).push_back(id.get<int32_t>());

@@ -1,4 +1,4 @@
-#include "corpus.h"
+#include "tests/data/corpus.h"
 
 #include <iterator>
 #include <string_view>

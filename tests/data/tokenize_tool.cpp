@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "corpus.h"
 #include "data/tokenizer.h"
+#include "tests/data/corpus.h"
 
 namespace {
 

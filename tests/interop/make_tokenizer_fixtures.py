@@ -1,6 +1,7 @@
 """Trains the small tokenizers of tests/fixtures/tokenizers and writes what the references give.
 
-Usage: python make_tokenizer_fixtures.py TOKENIZE_TOOL
+Usage: python make_tokenizer_fixtures.py TOKENIZE_TOOL [SMOLLM2.gguf]
+With the GGUF file of SmolLM2 also writes smollm2_expected.json (needs the package gguf).
 Needs: tokenizers 0.23.3, sentencepiece 0.2.3 (other versions may train other vocabularies)
 The texts come from tests/data/corpus.cpp: no text of others is used.
 """
@@ -12,7 +13,7 @@ import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
 
-from tokenizer_reference import corpus, ids_sha256, reference
+from tokenizer_reference import corpus, gguf_reference, ids_sha256, reference
 
 ROOT = pathlib.Path(__file__).resolve().parents[1] / "fixtures" / "tokenizers"
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -146,7 +147,7 @@ def make_sentencepiece(texts):
     lines.unlink()
 
 
-def main(tool):
+def main(tool, gguf=None):
     texts = corpus(tool, "corpus")
     training = texts[: len(texts) // 3]
     names = []
@@ -167,17 +168,21 @@ def main(tool):
 
     random, tricky = corpus(tool, "random"), corpus(tool, "tricky")
     for name in names:
-        known = reference(ROOT / name)
-        cases = [{"text": t, "ids": i} for t, i in zip(tricky, known.encode(tricky))]
-        if known.decode:
-            for case in cases:
-                case["decoded"] = known.decode(case["ids"])
-        lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
-        sums = {"corpus_sha256": ids_sha256(known.encode(texts)),
-                "random_sha256": ids_sha256(known.encode(random))}
-        (ROOT / name / "expected.json").write_text(
-            json.dumps(sums)[:-1] + ',\n"cases": [\n' + lines + "\n]}\n")
-        print(name, sums)
+        write_expected(ROOT / name / "expected.json", reference(ROOT / name), texts, random, tricky)
+    if gguf:
+        write_expected(ROOT / "smollm2_expected.json", gguf_reference(gguf), texts, random, tricky)
 
 
-main(sys.argv[1])
+def write_expected(path, known, texts, random, tricky):
+    cases = [{"text": t, "ids": i} for t, i in zip(tricky, known.encode(tricky))]
+    if known.decode:
+        for case in cases:
+            case["decoded"] = known.decode(case["ids"])
+    lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
+    sums = {"corpus_sha256": ids_sha256(known.encode(texts)),
+            "random_sha256": ids_sha256(known.encode(random))}
+    path.write_text(json.dumps(sums)[:-1] + ',\n"cases": [\n' + lines + "\n]}\n")
+    print(path.parent.name, path.name, sums)
+
+
+main(*sys.argv[1:])

@@ -65,6 +65,7 @@ class SentencePieceReference:
         model = (pathlib.Path(folder) / "tokenizer.model").read_bytes()
         self.whole = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.unprefixed = sentencepiece.SentencePieceProcessor(model_proto=model + b"\x1a\x02\x18\x00")
+        self.strips = self.unprefixed.encode(" a") == self.unprefixed.encode("a")
         self.special = {self.whole.id_to_piece(i): i for i in range(self.whole.get_piece_size())
                         if self.whole.is_control(i) or self.whole.is_unknown(i)}
         config = json.loads((pathlib.Path(folder) / "tokenizer_config.json").read_text())
@@ -91,7 +92,9 @@ class SentencePieceReference:
                 if token is not None:
                     ids.append(token)
                 else:
-                    ids += (self.whole if first else self.unprefixed).encode(part)
+                    # A model that strips spaces would lose the one before a word.
+                    prefix = first or (self.strips and part.startswith(" "))
+                    ids += (self.whole if prefix else self.unprefixed).encode(part)
                 first = False
             out.append(ids)
         return out
