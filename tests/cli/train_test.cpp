@@ -1,0 +1,162 @@
+// `qlora train` as a process: plan, signals, resume, machine-readable results.
+#include <signal.h>
+
+#include <filesystem>
+
+#include "io/safetensors.h"
+#include "tests/cli/fixture.h"
+
+namespace qlora::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TrainProgram : public ProgramTest {
+ protected:
+  /// Sends a signal once log.jsonl tells of more than `steps` steps.
+  ProgramInput stop_after(size_t steps, int signal) const {
+    ProgramInput input;
+    input.while_running = [this, steps, signal, sent = false](pid_t child) mutable {
+      if (sent || !fs::exists(folder_ / "out/log.jsonl")) return;
+      const std::string log = read_text(folder_ / "out/log.jsonl");
+      size_t seen = 0;
+      for (size_t at = 0; (at = log.find("\"kind\":\"step\"", at)) != std::string::npos; ++at)
+        ++seen;
+      if (seen <= steps) return;
+      kill(child, signal);
+      sent = true;
+    };
+    return input;
+  }
+};
+
+TEST_F(TrainProgram, DryRunPrintsThePlanAndWritesNothing) {
+  const ProgramResult text = train({"--dry-run"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_NE(text.out.find("trainable params: "), std::string::npos) << text.out;
+  const ProgramResult json = train({"--dry-run", "--json"});
+  const auto plan = nlohmann::json::parse(json.out);
+  EXPECT_EQ(plan.at("total_steps"), 6);
+  EXPECT_EQ(plan.at("steps_per_epoch"), 6);
+  EXPECT_EQ(plan.at("train_examples"), 24);
+  EXPECT_EQ(plan.at("eval_examples"), 8);
+  EXPECT_EQ(plan.at("adapted_linears"), 14);
+  // r (N + K) of q, k, v, o, gate, up, down, twice.
+  EXPECT_EQ(plan.at("trainable_parameters"),
+            2 * 4 * ((64 + 64) + (64 + 32) * 2 + (64 + 64) + (64 + 128) * 3));
+  EXPECT_GT(plan.at("estimated_bytes"), 0);
+  EXPECT_FALSE(fs::exists(path("out")));
+}
+
+TEST_F(TrainProgram, JsonIsOneObjectAndTheRunIsComplete) {
+  const ProgramResult result = train({"--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto facts = nlohmann::json::parse(result.out);
+  EXPECT_EQ(facts.at("steps"), 6);
+  EXPECT_EQ(facts.at("interrupted"), false);
+  EXPECT_EQ(facts.at("last_loss"), losses(path("out")).back());
+  for (const char* name : {"adapter_model.safetensors", "adapter_config.json", "log.jsonl",
+                           "config.resolved.json", "tokenizer.json"}) {
+    EXPECT_TRUE(fs::exists(fs::path(path("out")) / name)) << name;
+  }
+  EXPECT_NE(result.err.find("trainable params: "), std::string::npos);
+}
+
+TEST_F(TrainProgram, SetAndOutputDirHaveTheLastWord) {
+  const ProgramResult result =
+      train({"--set", "max_steps=2", "--set", "lora.r=2", "--output-dir", path("other dir")});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto resolved =
+      nlohmann::json::parse(read_text(fs::path(path("other dir")) / "config.resolved.json"));
+  EXPECT_EQ(resolved.at("max_steps"), 2);
+  EXPECT_EQ(resolved.at("lora").at("r"), 2);
+  EXPECT_FALSE(fs::exists(path("out")));
+}
+
+TEST_F(TrainProgram, TheResolvedConfigGivesTheSameRun) {
+  ASSERT_EQ(train().exit_code, 0);
+  const auto first = losses(path("out"));
+  const ProgramResult again =
+      qlora({"train", path("out/config.resolved.json"), "--output-dir", path("again")});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(losses(path("again")), first);
+}
+
+TEST_F(TrainProgram, OverwriteStartsAnew) {
+  ASSERT_EQ(train().exit_code, 0);
+  const auto first = losses(path("out"));
+  const ProgramResult again = train({"--overwrite"});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(losses(path("out")), first);
+}
+
+TEST_F(TrainProgram, ResumeGivesTheLossesOfTheRunThatWasNotInterrupted) {
+  config_["lora"]["lora_dropout"] = 0.1;  // random numbers have to go on where they were
+  write_config();
+  ASSERT_EQ(train({"--output-dir", path("whole")}).exit_code, 0);
+  const auto whole = losses(path("whole"));
+  ASSERT_EQ(whole.size(), 6U);
+
+  // A run that ended after step 4 looks like one that goes on there: drop what came later.
+  ASSERT_EQ(train().exit_code, 0);
+  fs::remove_all(folder_ / "out/checkpoint-6");
+  fs::remove(folder_ / "out/adapter_model.safetensors");
+  const ProgramResult resumed = train({"--resume", "auto"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(losses(path("out")), whole);
+  EXPECT_EQ(read_text(folder_ / "out/adapter_model.safetensors"),
+            read_text(folder_ / "whole/adapter_model.safetensors"));
+
+  const ProgramResult from_path =
+      train({"--resume", path("whole/checkpoint-2"), "--output-dir", path("whole")});
+  ASSERT_EQ(from_path.exit_code, 0) << from_path.err;
+  EXPECT_EQ(losses(path("whole")), whole);
+}
+
+TEST_F(TrainProgram, SignalsEndTheStepSaveAndCanBeResumed) {
+  config_["max_steps"] = 400;
+  config_["lr_scheduler_type"] = "constant";
+  config_["eval_strategy"] = "no";
+  config_["save_strategy"] = "no";
+  write_config();
+  const ProgramResult interrupted = train({"--json"}, stop_after(0, SIGINT));
+  EXPECT_EQ(interrupted.exit_code, 130) << interrupted.err;
+  EXPECT_EQ(nlohmann::json::parse(interrupted.out).at("interrupted"), true);
+  EXPECT_NE(interrupted.err.find("--resume auto"), std::string::npos);
+  const size_t first = losses(path("out")).size();
+  EXPECT_GE(first, 1U);
+  EXPECT_LT(first, 400U);
+
+  const ProgramResult terminated = train({"--resume", "auto"}, stop_after(first, SIGTERM));
+  EXPECT_EQ(terminated.exit_code, 143) << terminated.err;
+  const auto two_sessions = losses(path("out"));
+  EXPECT_GT(two_sessions.size(), first);
+
+  // The same steps without a stop.
+  ASSERT_EQ(train({"--output-dir", path("whole"), "--set",
+                   "max_steps=" + std::to_string(two_sessions.size())})
+                .exit_code,
+            0);
+  EXPECT_EQ(losses(path("whole")), two_sessions);
+}
+
+TEST_F(TrainProgram, TokenFilesNeedNoTokenizer) {
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 8 * 16; ++i) ids.push_back(i * 37 % 251);
+  const io::TensorView tensor = {.name = "train",
+                                 .dtype = io::DType::kI32,
+                                 .shape = {8, 16},
+                                 .bytes = std::as_bytes(std::span(ids))};
+  io::write_safetensors(folder_ / "ids.safetensors", std::span(&tensor, 1));
+  fs::remove(folder_ / "model/tokenizer.json");
+  fs::remove(folder_ / "model/tokenizer_config.json");
+  config_["data"] = {{"tokens", {{"file", path("ids.safetensors")}, {"eval", "train"}}}};
+  write_config();
+  const ProgramResult result = train();
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(log_records(path("out"), "step").front().at("target_tokens"), 4 * 15);
+  EXPECT_FALSE(fs::exists(folder_ / "out/tokenizer.json"));
+}
+
+}  // namespace
+}  // namespace qlora::testing

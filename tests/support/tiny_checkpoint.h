@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace qlora::testing {
+
+struct TinyCheckpoint {
+  int64_t layers = 2;
+  int64_t width = 64;
+  int64_t mlp_width = 128;
+  int64_t heads = 4;
+  int64_t kv_heads = 2;
+  int64_t max_positions = 512;
+  double weight_scale = 0.08;  // standard deviation of every matrix
+  uint64_t seed = 1;
+};
+
+/// Ids of the tokenizer that the folder holds: bytes 0 … 255 in GPT-2's order of characters, then
+/// these, then a few merges.
+inline constexpr int32_t kTinyEndOfText = 256;
+inline constexpr int32_t kTinyImStart = 257;
+inline constexpr int32_t kTinyImEnd = 258;
+inline constexpr int64_t kTinyVocabulary = 264;
+
+/// Writes a Hugging Face folder with random BF16 weights of the Llama architecture, tied
+/// embeddings and a byte-level BPE tokenizer: the same bytes for the same settings.
+void write_tiny_checkpoint(const std::filesystem::path& folder,
+                           const TinyCheckpoint& settings = {});
+
+/// Rows {"instruction": …, "response": …} that a small model learns quickly, as JSON lines.
+std::string tiny_instruction_rows(int64_t count, int64_t first = 0);
+
+/// A folder under the system's temporary one that goes away with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+void write_text(const std::filesystem::path& path, const std::string& text);
+std::string read_text(const std::filesystem::path& path);
+
+}  // namespace qlora::testing
