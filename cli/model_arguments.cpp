@@ -19,6 +19,12 @@ std::string base_model_of(const std::string& adapter) {
   return base.get<std::string>();
 }
 
+/// As the configuration spells it.
+const char* dtype_name(torch::ScalarType dtype) {
+  if (dtype == torch::kBFloat16) return "bf16";
+  return dtype == torch::kFloat16 ? "fp16" : "fp32";
+}
+
 }  // namespace
 
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides) {
@@ -92,7 +98,7 @@ Json model_facts(const model::Decoder& model, const configs::RunConfig& config,
   return {{"model_path", config.model_name_or_path},
           {"adapter", arguments.adapter.empty() ? Json() : Json(arguments.adapter)},
           {"load_in_4bit", config.quantization.load_in_4bit},
-          {"compute_dtype", c10::toString(model.compute_dtype())},
+          {"compute_dtype", dtype_name(model.compute_dtype())},
           {"device", model.device().str()},
           {"threads", thread_count()},
           {"parameters", model.parameter_count()},

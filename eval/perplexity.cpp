@@ -36,10 +36,11 @@ PerplexityResult perplexity(model::Decoder& model, const std::vector<TokenBatch>
     nll_sum += at::sum(model.target_nll(batch), torch::kFloat64).item<double>();
     done += batch.target_tokens();
     const double seconds = watch.seconds();
-    if (seconds > kQuietSeconds && done > 0) {
+    if (seconds > kQuietSeconds && done > 0 && done < targets) {
       log.live(progress_line(done, targets, nll_sum, seconds));
     }
   }
+  if (watch.seconds() > kQuietSeconds) log.live("");
   const double nll = nll_sum / static_cast<double>(targets);
   return {.nll = nll,
           .perplexity = std::exp(nll),
