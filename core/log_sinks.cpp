@@ -77,10 +77,13 @@ void TerminalLog::live(const std::string& text) {
   if (options_.verbosity == Verbosity::kQuiet) return;
   const std::lock_guard lock(mutex_);
   if (is_terminal_) {
+    // An empty text takes the line away.
+    if (text.empty() && !live_.empty()) std::fputs(kEraseLine, out_);
     live_ = printable(text);
     draw();
     return;
   }
+  if (text.empty()) return;
   const double now = wall_seconds();
   if (now - last_plain_ < options_.plain_interval_seconds) return;
   last_plain_ = now;

@@ -4,7 +4,9 @@
 
 #include <utility>
 
+#include "core/clock.h"
 #include "core/error.h"
+#include "core/progress.h"
 #include "io/checkpoint.h"
 #include "model/decoder.h"
 #include "model/nf4_cache.h"
@@ -138,14 +140,21 @@ class DecoderLoader {
     }
   }
 
+  /// Quick starts show nothing; the last matrix takes the line away.
   void report(size_t done, size_t of, const char* what) {
-    log_.live(fmt::format("{} {} of {} matrices", what, done, of));
+    const double seconds = watch_.seconds();
+    if (seconds < 2) return;
+    const double left = seconds * static_cast<double>(of - done) / static_cast<double>(done);
+    log_.live(done == of ? ""
+                         : fmt::format("{} {} of {} matrices · {} left", what, done, of,
+                                       duration_text(left)));
   }
 
   static constexpr int64_t kSliceElements = 1 << 20;
   const ModelOptions& options_;
   const quant::Nf4Options& quantization_;
   RunLog& log_;
+  Stopwatch watch_;
   io::Checkpoint checkpoint_;
 };
 

@@ -53,6 +53,16 @@ TEST(TerminalLog, KeepsTheLiveLineLast) {
   EXPECT_EQ(text, erase + "step 1" + erase + "saved\n" + erase + "step 1" + erase + "step 2\n");
 }
 
+TEST(TerminalLog, AnEmptyTextTakesTheLiveLineAway) {
+  const auto speak = [](RunLog& log) {
+    log.live("step 1");
+    log.live("");
+    log.notice("done");
+  };
+  EXPECT_EQ(printed({.is_terminal = true, .columns = 20}, speak), "\r\x1b[Kstep 1\r\x1b[Kdone\n");
+  EXPECT_EQ(printed({.plain_interval_seconds = 0}, speak), "step 1\ndone\n");
+}
+
 TEST(TerminalLog, CutsTheLiveLineBetweenCharacters) {
   const TerminalLogOptions options{.is_terminal = true, .columns = 6};
   EXPECT_EQ(printed(options, [](RunLog& log) { log.live("ab · · ·"); }), "\r\x1b[Kab · \n");
