@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "core/token_batch.h"
+#include "lora/lora_linear.h"
 #include "model/attention.h"
 #include "model/loss_head.h"
 #include "model/rms_norm.h"
@@ -86,6 +87,30 @@ TEST_F(OpGradient, Attention) {
     check_gradient([&](const auto& in) { return attention(in[0], in[1], in[2], starts, 8); },
                    {at::randn({9, 32}), at::randn({9, 16}), at::randn({9, 16})}, 1e-3);
   }
+}
+
+TEST_F(OpGradient, LoraLinear) {
+  const Tensor weight = at::randn({12, 10}), bias = at::randn({12});
+  for (const double dropout : {0.0, 0.4}) {
+    lora::LoraLinear linear("layer", lora::FrozenWeight(weight), bias);
+    check_gradient(
+        [&](const auto& in) {
+          linear.set_adapter({.a = in[1],
+                              .b = in[2],
+                              .alpha = 4,
+                              .scale = 2,
+                              .dropout = dropout,
+                              .dtype = torch::kFloat32});
+          return linear.forward(in[0], torch::kFloat32, {.training = true, .seed = 3});
+        },
+        {at::randn({7, 10}), at::randn({2, 10}), at::randn({12, 2})}, 1e-3);
+  }
+}
+
+TEST_F(OpGradient, FrozenLinear) {
+  const lora::LoraLinear linear("layer", lora::FrozenWeight(at::randn({12, 10})), at::randn({12}));
+  check_gradient([&](const auto& in) { return linear.forward(in[0], torch::kFloat32, {}); },
+                 {at::randn({7, 10})}, 1e-3);
 }
 
 TEST_F(OpGradient, LossHead) {
