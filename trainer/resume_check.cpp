@@ -16,14 +16,15 @@ constexpr std::array kShapesLosses = {
     "lr_scheduler_type", "warmup_ratio",        "warmup_steps", "max_grad_norm", "max_steps",
     "num_train_epochs",  "neftune_noise_alpha", "loss_scaling"};
 
-Json value_of(const Json& options, const std::string& key) {
+/// Plain JSON: two objects are the same in any order of their keys.
+nlohmann::json value_of(const Json& options, const std::string& key) {
   const auto found = options.find(key);
-  return found == options.end() ? Json() : *found;
+  return found == options.end() ? nlohmann::json() : nlohmann::json(*found);
 }
 
 /// Paged or not, the states are the same bytes.
 bool has_8bit_states(const Json& options) {
-  return value_of(options, "optim") != Json("adamw_torch");
+  return value_of(options, "optim") != "adamw_torch";
 }
 
 }  // namespace
@@ -38,7 +39,7 @@ void check_same_options(const Json& saved, const Json& now, RunLog& log) {
                 "[trainer] {} is {}, the checkpoint was made with {}; a resumed run needs the same",
                 key, value_of(now, key).dump(), value_of(saved, key).dump());
   }
-  const bool is_constant = value_of(now, "lr_scheduler_type") == Json("constant");
+  const bool is_constant = value_of(now, "lr_scheduler_type") == "constant";
   for (const std::string key : kShapesLosses) {
     const bool is_length = key == "max_steps" || key == "num_train_epochs";
     if (value_of(saved, key) == value_of(now, key) || (is_length && is_constant)) continue;
