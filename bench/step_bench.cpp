@@ -1,5 +1,5 @@
 // Forward and backward of one training step on the real model: 4 segments of 128 tokens.
-//   build/bench/step_bench models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf [threads]
+//   build/bin/step_bench models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf [threads]
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/autograd.h>
 
