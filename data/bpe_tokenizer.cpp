@@ -140,7 +140,8 @@ std::string BpeTokenizer::decode_valid(std::span<const int32_t> ids, bool keep_s
   std::vector<std::string> pieces;
   pieces.reserve(ids.size());
   for (const int32_t id : ids) {
-    if (!keep_special && is_special(id)) continue;
+    const bool is_hole = !bpe_.vocabulary().has(id) && !added_.contains(id);
+    if (is_hole || (!keep_special && is_special(id))) continue;
     pieces.push_back(id_to_piece(id));
   }
   return decoder_.decode(std::move(pieces));

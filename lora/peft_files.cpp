@@ -4,6 +4,7 @@
 #include <ATen/ops/isfinite.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -164,6 +165,26 @@ T most_common(const std::vector<NamedAdapter>& adapters, const F& value_of) {
       ->first;
 }
 
+/// Whether name endings select what the options selected. A regex, a longer name or an adapter to
+/// start from may take some layers only: then the file lists full names.
+bool endings_suffice(const LoraOptions& options) {
+  const auto is_ending = [](const std::string& target) {
+    return target == "all-linear" || std::all_of(target.begin(), target.end(), [](unsigned char c) {
+             return std::isalnum(c) != 0 || c == '_';
+           });
+  };
+  return options.init_adapter.empty() &&
+         std::all_of(options.target_modules.begin(), options.target_modules.end(), is_ending);
+}
+
+/// What the adapters compute with, which an adapter to start from decides, not the options.
+bool uses_rslora(const std::vector<NamedAdapter>& adapters) {
+  return std::any_of(adapters.begin(), adapters.end(), [](const NamedAdapter& named) {
+    const Adapter& a = named.adapter;
+    return std::abs(a.scale * static_cast<double>(a.rank()) - a.alpha) > 1e-6 * a.alpha;
+  });
+}
+
 json config_of(const std::vector<NamedAdapter>& adapters, const LoraOptions& options,
                const std::string& base_model) {
   const auto rank_of = [](const Adapter& a) { return a.rank(); };
@@ -177,12 +198,8 @@ json config_of(const std::vector<NamedAdapter>& adapters, const LoraOptions& opt
     if (adapter.rank() != r) ranks[module] = adapter.rank();
     if (adapter.alpha != alpha) alphas[module] = adapter.alpha;
   }
-  // Endings select too much where only some layers are adapted: then the full names go in.
   std::set<std::string> names;
   for (const auto& named : adapters) names.insert(named.module);
-  const bool partial =
-      options.target_modules.size() != 1 || options.target_modules[0] != "all-linear";
-  const bool full_names = partial && names.size() % targets.size() != 0;
   return {
       {"peft_type", "LORA"},
       {"task_type", "CAUSAL_LM"},
@@ -190,10 +207,10 @@ json config_of(const std::vector<NamedAdapter>& adapters, const LoraOptions& opt
       {"r", r},
       {"lora_alpha", alpha == std::floor(alpha) ? json(static_cast<int64_t>(alpha)) : json(alpha)},
       {"lora_dropout", options.lora_dropout},
-      {"target_modules", full_names ? json(names) : json(targets)},
+      {"target_modules", endings_suffice(options) ? json(targets) : json(names)},
       {"rank_pattern", ranks},
       {"alpha_pattern", alphas},
-      {"use_rslora", options.use_rslora},
+      {"use_rslora", uses_rslora(adapters)},
       {"bias", "none"},
       {"fan_in_fan_out", false},
       {"init_lora_weights", true},

@@ -104,7 +104,7 @@ TEST(ReadFields, SurvivesMutatedFiles) {
       "\\u0000", "\\ud800", "\xff", "\"r\":", "true", "//", "/*", "\"lora\":{", "nan"};
   Rng rng(2026);
   int accepted = 0, refused = 0;
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < 5000; ++round) {
     std::string text = good;
     for (uint64_t edits = 1 + rng.below(4); edits > 0; --edits) {
       const uint64_t at = rng.below(text.size() + 1);
@@ -136,7 +136,7 @@ TEST(ReadFields, SurvivesMutatedFiles) {
       ++refused;
     }
   }
-  EXPECT_GT(accepted, 100);
+  EXPECT_GT(accepted, 50);
   EXPECT_GT(refused, 100);
 }
 
@@ -146,7 +146,7 @@ TEST(OverrideField, SurvivesRandomAssignments) {
       "{\"r\":1}", "[\"a\"]", "none", "\xff", "\"", "max_steps",    "seed",           "-"};
   Rng rng(7);
   int accepted = 0;
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < 5000; ++round) {
     std::string text = rng.below(2) ? "lora.r=" : "";
     for (uint64_t parts = rng.below(6); parts > 0; --parts) {
       text += pieces[rng.below(std::size(pieces))];
@@ -159,7 +159,7 @@ TEST(OverrideField, SurvivesRandomAssignments) {
       ASSERT_NO_THROW(Json(error.what()).dump()) << error.what();
     }
   }
-  EXPECT_GT(accepted, 100);
+  EXPECT_GT(accepted, 20);
 }
 
 }  // namespace

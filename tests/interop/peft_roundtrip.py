@@ -13,6 +13,7 @@ import re
 import quiet  # noqa: F401
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
@@ -43,6 +44,9 @@ WRITTEN = {
 }
 
 
+torch.set_num_threads(1)  # tiny models: threads would wait for one another
+
+
 def load_base(name: str):
     return AutoModelForCausalLM.from_pretrained(PARITY / "models" / name, dtype=torch.float32).eval()
 
@@ -56,6 +60,11 @@ def peer_nll(model, blocks) -> float:
     return total / (blocks.shape[0] * (blocks.shape[1] - 1))
 
 
+def scales_of(model) -> dict:
+    """Module name -> alpha / r as peft computes it: also says which modules have an adapter."""
+    return {n: m.scaling["default"] for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+
+
 def make_tokens(path: pathlib.Path) -> torch.Tensor:
     generator = torch.Generator().manual_seed(90)
     blocks = torch.randint(3, 120, (BLOCKS, BLOCK_TOKENS), generator=generator, dtype=torch.int32)
@@ -64,12 +73,14 @@ def make_tokens(path: pathlib.Path) -> torch.Tensor:
 
 
 def qlora_nll(base: str, tokens: pathlib.Path, *more) -> float:
-    return checks.perplexity("--model-path", PARITY / "models" / base, "--tokens", f"{tokens}:blocks", "--compute-dtype", "fp32", "--set", "lora.adapter_dtype=fp32", *more)["nll"]
+    return checks.perplexity("--model-path", PARITY / "models" / base, "--tokens", f"{tokens}:blocks", "--compute-dtype", "fp32", "--threads", "1",
+                             "--set", "lora.adapter_dtype=fp32", *more)["nll"]
 
 
 def training(base: str, tokens: pathlib.Path, lora: dict, steps: int, batch: int) -> dict:
     return {
-        "model_name_or_path": str(PARITY / "models" / base), "compute_dtype": "fp32", "device": "cpu", "quantization": {"load_in_4bit": False},
+        "model_name_or_path": str(PARITY / "models" / base), "compute_dtype": "fp32", "device": "cpu", "threads": 1,
+        "quantization": {"load_in_4bit": False},
         "lora": lora,
         "data": {"tokens": {"file": str(tokens), "train": "blocks"}, "loss_on": "all"},
         "max_steps": steps, "per_device_train_batch_size": batch, "shuffle": False, "optim": "adamw_torch", "learning_rate": 0.02,
@@ -99,9 +110,8 @@ def check_written(check, scratch, tokens, blocks, name: str, settings: dict, dty
     check.expect(f"{label}: every B was trained", moved)
 
     model = PeftModel.from_pretrained(load_base(base), folder)
-    scales = {n: m.scaling["default"] for n, m in model.named_modules() if isinstance(getattr(m, "scaling", None), dict)}
-    wanted = {n: m.scaling["default"] for n, m in expected.named_modules() if isinstance(getattr(m, "scaling", None), dict)}
-    check.expect(f"{label}: scales", scales == wanted, f"{len(scales)} modules")
+    scales = scales_of(model)
+    check.expect(f"{label}: scales", scales == scales_of(expected), f"{len(scales)} modules")
     nll = peer_nll(model, blocks)
     check.expect_close(f"{label}: NLL", qlora_nll(base, tokens, "--adapter", folder), nll, NLL_TOLERANCE)
     check.expect(f"{label}: the adapter matters", abs(nll - peer_nll(load_base(base), blocks)) > 0.01)
@@ -116,6 +126,11 @@ def check_read(check, scratch, tokens, blocks, folder: pathlib.Path) -> None:
     config = training("plain", tokens, dict(init_adapter=str(folder), adapter_dtype="fp32"), steps=1, batch=BLOCKS)
     first = checks.train(config, scratch, f"from_{folder.name}")[0]
     check.expect_close(f"{label}: first loss of a training from it", first["loss"], nll, NLL_TOLERANCE)
+    # What was read must still be there when it is written again: ranks, scales and which layers.
+    continued = scratch / f"from_{folder.name}"
+    again = PeftModel.from_pretrained(load_base("plain"), continued)
+    check.expect(f"{label}: and writes its scales", scales_of(again) == scales_of(PeftModel.from_pretrained(load_base("plain"), folder)))
+    check.expect_close(f"{label}: NLL of what it writes", qlora_nll("plain", tokens, "--adapter", continued), peer_nll(again, blocks), NLL_TOLERANCE)
 
 
 def check_refused(check, tokens, folder: pathlib.Path) -> None:

@@ -4,6 +4,7 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -103,6 +104,40 @@ TEST(PeftFiles, TheNamesAndKeysAreThoseThatPeftReads) {
   EXPECT_EQ(config.at("r"), 4);
   EXPECT_EQ(config.at("lora_alpha"), 8);
   EXPECT_EQ(config.at("target_modules"), nlohmann::json::array({"up_proj"}));
+}
+
+nlohmann::json written_config(const std::vector<NamedAdapter>& adapters,
+                              const LoraOptions& options) {
+  const TemporaryFolder folder;
+  write_peft_adapter(folder.path(), adapters, options, "base");
+  std::ifstream file(folder / "adapter_config.json");
+  return nlohmann::json::parse(file);
+}
+
+TEST(PeftFiles, TargetsAreFullNamesWhereEndingsWouldSelectMore) {
+  // One layer of several; the adapters alone cannot tell.
+  const std::vector<NamedAdapter> adapters = {
+      adapter("model.layers.1.self_attn.o_proj", 4, 8, torch::kFloat32),
+      adapter("model.layers.1.mlp.up_proj", 4, 8, torch::kFloat32)};
+  const auto endings = nlohmann::json::array({"o_proj", "up_proj"});
+  const auto names =
+      nlohmann::json::array({"model.layers.1.mlp.up_proj", "model.layers.1.self_attn.o_proj"});
+  const auto targets = [&](const LoraOptions& options) {
+    return written_config(adapters, options).at("target_modules");
+  };
+  EXPECT_EQ(targets({}), endings);
+  EXPECT_EQ(targets({.target_modules = {"o_proj", "up_proj"}}), endings);
+  EXPECT_EQ(targets({.target_modules = {R"(.*\.1\..*\.(o|up)_proj)"}}), names);
+  EXPECT_EQ(targets({.target_modules = {"1.self_attn.o_proj", "1.mlp.up_proj"}}), names);
+  EXPECT_EQ(targets({.init_adapter = "some/adapter"}), names);
+}
+
+TEST(PeftFiles, RsLoraIsWrittenWhereTheAdaptersUseItWhateverTheOptionsSay) {
+  auto plain = adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat32);
+  auto rslora = plain;
+  rslora.adapter.scale = 8 / std::sqrt(4.0);
+  EXPECT_EQ(written_config({plain}, {.use_rslora = true}).at("use_rslora"), false);
+  EXPECT_EQ(written_config({rslora}, {.use_rslora = false}).at("use_rslora"), true);
 }
 
 TEST(PeftFiles, NumbersThatOverflowFp16AreRefusedBeforeAnythingIsWritten) {
