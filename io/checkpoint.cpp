@@ -128,8 +128,8 @@ void Checkpoint::tensor_f32_rows(std::string_view name, int64_t row_begin, int64
   const int64_t rows = vector ? 1 : entry.shape[0], columns = entry.shape.back();
   QLORA_CHECK(
       row_begin >= 0 && row_count >= 0 && row_begin <= rows && row_count <= rows - row_begin,
-      ValueError, "[io] tensor {}: rows {} to {} asked for, it has {}", quote(name), row_begin,
-      row_begin + row_count, rows);
+      ValueError, "[io] tensor {}: {} rows from row {} on asked for; it has {}", quote(name),
+      row_count, row_begin, rows);
   if (entry.hf != nullptr) {
     read_f32(*entry.hf, row_begin * columns, row_count * columns, out);
     return;

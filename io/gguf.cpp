@@ -185,8 +185,8 @@ void GgufReader::read_f32_rows(const GgufTensor& tensor, int64_t row_begin, int6
   const int64_t rows = tensor.rows(), columns = tensor.columns();
   QLORA_CHECK(
       row_begin >= 0 && row_count >= 0 && row_begin <= rows && row_count <= rows - row_begin,
-      ValueError, "[io] {}: tensor {}: rows {} to {} asked for, it has {}", path().string(),
-      quote(tensor.name), row_begin, row_begin + row_count, rows);
+      ValueError, "[io] {}: tensor {}: {} rows from row {} on asked for; it has {}",
+      path().string(), quote(tensor.name), row_count, row_begin, rows);
   const GgmlTypeInfo& info = ggml_type_info(tensor.type);
   QLORA_CHECK(info.can_dequantize, FormatError,
               "[io] {}: tensor {} has type {}, which is not read; quantize to {}", path().string(),

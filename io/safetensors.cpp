@@ -111,8 +111,8 @@ void SafetensorsReader::release(const TensorView& tensor) const {
 void read_f32(const TensorView& tensor, int64_t first, int64_t count, float* out) {
   const int64_t size = tensor.element_count();
   QLORA_CHECK(first >= 0 && count >= 0 && first <= size && count <= size - first, ValueError,
-              "[io] tensor {}: elements {} to {} asked for, it has {}", quote(tensor.name), first,
-              first + count, size);
+              "[io] tensor {}: {} elements from element {} on asked for; it has {}",
+              quote(tensor.name), count, first, size);
   convert_to_f32(tensor.dtype, tensor.bytes.data() + first * dtype_bytes(tensor.dtype), count, out);
 }
 

@@ -60,7 +60,7 @@ TEST(Checkpoint, RowsAreThoseOfTheWhole) {
       for (const auto& [begin, count] :
            {std::pair<int64_t, int64_t>{0, rows + 1}, {rows, 1}, {-1, 1}, {0, -1}}) {
         EXPECT_MESSAGE(ValueError, checkpoint.tensor_f32_rows(name, begin, count, out.data()),
-                       "asked for, it has");
+                       "on asked for; it has");
       }
     }
   }
