@@ -65,7 +65,8 @@ struct State8 {
   /// What differs between two states, byte for byte; empty if nothing does.
   std::string difference(const State8& o) const {
     std::string names;
-    if (std::memcmp(parameter.data(), o.parameter.data(), parameter.size() * 4) != 0) {
+    if (!parameter.empty() &&
+        std::memcmp(parameter.data(), o.parameter.data(), parameter.size() * 4) != 0) {
       names += " parameter";
     }
     if (mean_codes != o.mean_codes) names += " mean_codes";
