@@ -34,9 +34,11 @@ std::optional<Json> as_number(const Json& value) {
   return value.get<double>();
 }
 
+// A name may look like a number: "group_size": 64 is as good as "64".
 std::optional<Json> as_text(const FieldType& type, const Json& value) {
-  if (!value.is_string()) return std::nullopt;
   const auto& names = type.names;
+  if (value.is_number_integer() && !names.empty()) return as_text(type, Json(value.dump()));
+  if (!value.is_string()) return std::nullopt;
   const bool known = names.empty() || std::count(names.begin(), names.end(), value) > 0;
   return known ? std::optional<Json>(value) : std::nullopt;
 }
