@@ -1,0 +1,121 @@
+#include "model/block_loader.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "model/load.h"
+
+namespace qlora::model {
+
+namespace {
+
+constexpr int64_t kSliceElements = 1 << 20;
+
+constexpr const char* kLinearNames[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                        "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
+                                        "mlp.down_proj"};
+
+std::string block_prefix(int64_t index) {
+  return fmt::format("model.layers.{}.", index);
+}
+
+}  // namespace
+
+BlockLoader::BlockLoader(const ModelOptions& options, const quant::Nf4Options& quantization)
+    : options_(options),
+      quantization_(quantization),
+      compute_dtype_(resolve_compute_dtype(options.compute_dtype)),
+      checkpoint_(options.model_path) {
+  QLORA_CHECK(options.device != DeviceChoice::kCuda, DeviceError,
+              "[model] device is cuda, but the decoder of this version runs on the CPU; use "
+              "device cpu or auto");
+  const auto& config = checkpoint_.config();
+  QLORA_CHECK(config.quantization_config.empty(), ConfigError,
+              "[model] {} is already quantized ({}); give the 16-bit checkpoint, or a GGUF file",
+              options.model_path, config.quantization_config.substr(0, 80));
+}
+
+torch::Tensor BlockLoader::embedding() const {
+  return dense("model.embed_tokens.weight", compute_dtype_);
+}
+
+torch::Tensor BlockLoader::final_norm() const {
+  return dense("model.norm.weight", torch::kFloat32).view({-1});
+}
+
+torch::Tensor BlockLoader::lm_head(const torch::Tensor& embedding) const {
+  return config().tie_word_embeddings ? embedding : dense("lm_head.weight", compute_dtype_);
+}
+
+std::vector<std::string> BlockLoader::linear_names(int64_t index) {
+  std::vector<std::string> names;
+  for (const char* name : kLinearNames) names.push_back(block_prefix(index) + name);
+  return names;
+}
+
+DecoderBlock BlockLoader::block_without_weights(int64_t index) const {
+  QLORA_CHECK(index >= 0 && index < block_count(), ValueError,
+              "[model] block {} asked for; {} has {}", index, options_.model_path, block_count());
+  const auto& c = config();
+  const std::string prefix = block_prefix(index);
+  DecoderBlock b;
+  b.shape = {c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rms_norm_eps};
+  b.input_norm = dense(prefix + "input_layernorm.weight", torch::kFloat32).view({-1});
+  b.attention_norm = dense(prefix + "post_attention_layernorm.weight", torch::kFloat32).view({-1});
+  const auto names = linear_names(index);
+  const auto linears = b.linears();
+  for (size_t i = 0; i < linears.size(); ++i) {
+    *linears[i] = lora::LoraLinear(names[i], lora::FrozenWeight(), bias(names[i]));
+  }
+  return b;
+}
+
+DecoderBlock BlockLoader::block(int64_t index) const {
+  DecoderBlock b = block_without_weights(index);
+  for (auto* linear : b.linears()) linear->set_weight(weight(linear->name()));
+  return b;
+}
+
+lora::FrozenWeight BlockLoader::weight(const std::string& module) const {
+  const std::string name = module + ".weight";
+  if (options_.load_in_4bit) return lora::FrozenWeight(quantized(name));
+  return lora::FrozenWeight(dense(name, compute_dtype_));
+}
+
+/// A tensor as plain numbers, read in slices so that no second copy of it is ever whole.
+torch::Tensor BlockLoader::dense(const std::string& name, torch::ScalarType dtype) const {
+  const auto& shape = checkpoint_.shape(name);
+  const int64_t rows = shape.size() == 2 ? shape[0] : 1, cols = shape.back();
+  torch::Tensor out = at::empty({rows, cols}, torch::TensorOptions(dtype));
+  const int64_t step = std::max<int64_t>(1, kSliceElements / cols);
+  for (int64_t begin = 0; begin < rows; begin += step) {
+    const int64_t count = std::min(step, rows - begin);
+    torch::Tensor slice = at::empty({count, cols}, torch::kFloat32);
+    checkpoint_.tensor_f32_rows(name, begin, count, slice.mutable_data_ptr<float>());
+    out.narrow(0, begin, count).copy_(slice);
+  }
+  checkpoint_.release(name);
+  return out;
+}
+
+torch::Tensor BlockLoader::bias(const std::string& module) const {
+  if (!checkpoint_.has(module + ".bias")) return {};
+  return dense(module + ".bias", torch::kFloat32).view({-1});
+}
+
+quant::Nf4Tensor BlockLoader::quantized(const std::string& name) const {
+  const auto& shape = checkpoint_.shape(name);
+  torch::Tensor weight = at::empty({shape[0], shape[1]}, torch::kFloat32);
+  checkpoint_.tensor_f32(name, weight.mutable_data_ptr<float>());
+  checkpoint_.release(name);
+  try {
+    return quant::quantize_nf4(weight, quantization_);
+  } catch (const ValueError& problem) {
+    throw ValueError(fmt::format("[model] {} cannot be quantized: {} ({})", name, problem.what(),
+                                 options_.model_path));
+  }
+}
+
+}  // namespace qlora::model
