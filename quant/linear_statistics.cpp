@@ -1,0 +1,50 @@
+#include "quant/linear_statistics.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include "quant/checks.h"
+
+namespace qlora::quant {
+namespace {
+
+/// Rows whose products are held at once.
+constexpr int64_t kRowsAtOnce = 512;
+
+}  // namespace
+
+LinearStatistics LinearStatistics::divided_by(const torch::Tensor& s) const {
+  const at::NoGradGuard no_grad;
+  QLORA_CHECK(s.defined() && s.dim() == 1 && gram.defined() && s.size(0) == gram.size(0),
+              ShapeError, "[quant] the scale vector has shape {}, allowed [{}]",
+              s.defined() ? c10::str(s.sizes()) : "none", gram.defined() ? gram.size(0) : 0);
+  const auto divisor = s.to(torch::kFloat32);
+  LinearStatistics r{.tokens = tokens};
+  r.gram = gram / torch::outer(divisor, divisor);  // symmetric as the Gram matrix is
+  if (abs_sum.defined()) r.abs_sum = abs_sum / divisor.abs();
+  if (abs_max.defined()) r.abs_max = abs_max / divisor.abs();
+  return r;
+}
+
+double output_error(const torch::Tensor& difference, const LinearStatistics& statistics) {
+  const at::NoGradGuard no_grad;
+  const auto& gram = statistics.gram;
+  QLORA_CHECK(difference.defined() && difference.dim() == 2 && gram.defined() && gram.dim() == 2 &&
+                  gram.size(0) == gram.size(1) && gram.size(0) == difference.size(1),
+              ShapeError,
+              "[quant] the difference has shape {} and the Gram matrix {}, allowed "
+              "[N, K] and [K, K]",
+              difference.defined() ? c10::str(difference.sizes()) : "none",
+              gram.defined() ? c10::str(gram.sizes()) : "none");
+  QLORA_CHECK(statistics.tokens > 0, ValueError,
+              "[quant] the statistics hold {} tokens, allowed at least 1; calibrate first",
+              statistics.tokens);
+  auto sum = torch::zeros({}, difference.options().dtype(torch::kFloat64));
+  for (int64_t row = 0; row < difference.size(0); row += kRowsAtOnce) {
+    const auto d = difference.narrow(0, row, std::min(kRowsAtOnce, difference.size(0) - row));
+    // The products of a row are f32; their sum over rows and columns is f64.
+    sum += torch::mul(torch::matmul(d, gram), d).sum(torch::kFloat64);
+  }
+  return sum.item<double>() / static_cast<double>(statistics.tokens);
+}
+
+}  // namespace qlora::quant
