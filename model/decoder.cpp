@@ -5,7 +5,6 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
-#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -17,6 +16,7 @@
 #include "model/loss_head.h"
 #include "model/neftune.h"
 #include "model/rms_norm.h"
+#include "model/token_pass.h"
 
 namespace qlora::model {
 
@@ -56,33 +56,6 @@ lora::Adapter fresh_adapter(const lora::LoraLinear& linear, const lora::LoraOpti
   adapter.a.requires_grad_(true);
   adapter.b.requires_grad_(true);
   return adapter;
-}
-
-/// Passes come in few sizes: the products' code is made for each new number of rows and kept.
-constexpr size_t kRowStep = 32;
-
-/// Appends a segment without targets, so that the number of tokens is a multiple of kRowStep. Its
-/// tokens are seen by nobody and their gradients are zero.
-TokenBatch rounded_up(TokenBatch batch) {
-  const size_t missing = (kRowStep - batch.tokens.size() % kRowStep) % kRowStep;
-  if (missing == 0) return batch;
-  batch.tokens.resize(batch.tokens.size() + missing, 0);
-  batch.targets.resize(batch.tokens.size(), kIgnoreTarget);
-  batch.segment_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
-  return batch;
-}
-
-void check_segments(const TokenBatch& batch) {
-  const auto& starts = batch.segment_starts;
-  const bool sound =
-      starts.size() >= 2 && starts.front() == 0 &&
-      starts.back() == static_cast<int32_t>(batch.tokens.size()) &&
-      batch.targets.size() == batch.tokens.size() &&
-      std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) == starts.end();
-  QLORA_CHECK(sound, ShapeError,
-              "[model] a batch of {} tokens has {} targets and {} segment starts; allowed: as many "
-              "targets as tokens, starts rising from 0 to the number of tokens",
-              batch.tokens.size(), batch.targets.size(), starts.size());
 }
 
 }  // namespace
@@ -150,24 +123,12 @@ std::vector<Tensor> Decoder::trainable_parameters() const {
   return parameters;
 }
 
-Tensor Decoder::embed(const std::vector<int32_t>& tokens) const {
-  Tensor ids = at::empty({static_cast<int64_t>(tokens.size())}, torch::kInt64);
-  for (size_t t = 0; t < tokens.size(); ++t) {
-    QLORA_CHECK(tokens[t] >= 0 && tokens[t] < config_.vocab_size, ValueError,
-                "[model] token {} at position {} is outside the vocabulary of {}; does the "
-                "tokenizer belong to this model?",
-                tokens[t], t, config_.vocab_size);
-    ids.mutable_data_ptr<int64_t>()[t] = tokens[t];
-  }
-  return embedding_.index_select(0, ids).to(torch::kFloat32);
-}
-
 Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& context) const {
   PassLayout layout{.segment_starts = batch.segment_starts,
                     .rope = rope_.angles(batch.segment_starts),
                     .compute_dtype = compute_dtype_,
                     .dropout = {context.training, context.seed, context.draw}};
-  Tensor h = embed(batch.tokens);
+  Tensor h = embed_tokens(embedding_, batch.tokens);
   if (context.training && context.neftune_noise_alpha > 0) {
     add_neftune_noise(h, batch.segment_starts, context.neftune_noise_alpha, context.seed,
                       context.draw);
@@ -224,7 +185,7 @@ Tensor Decoder::next_logits(const std::vector<int32_t>& new_tokens, KvCache& cac
   PassLayout layout{.segment_starts = {0, static_cast<int32_t>(n)},
                     .rope = rope_.angles_from(cache.length, n),
                     .compute_dtype = compute_dtype_};
-  Tensor h = embed(new_tokens);
+  Tensor h = embed_tokens(embedding_, new_tokens);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     h = blocks_[i].forward_cached(h, layout, cache.layers[i], cache.length);
   }

@@ -76,7 +76,6 @@ class Decoder {
   Decoder() = default;
   /// After the final norm, in the compute dtype.  [T, C]
   torch::Tensor hidden_states(const TokenBatch& batch, const ForwardContext& context) const;
-  torch::Tensor embed(const std::vector<int32_t>& tokens) const;  // [T, C] f32
   std::vector<lora::LoraLinear*> linears();
 
   io::HfConfig config_;

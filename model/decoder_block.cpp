@@ -49,24 +49,49 @@ struct CheckpointedBlockFunction : torch::autograd::Function<CheckpointedBlockFu
 
 }  // namespace
 
+Tensor DecoderBlock::rotated(const lora::LoraLinear& projection, const Tensor& x,
+                             const PassLayout& layout) const {
+  return apply_rope(projection.forward(x, layout.compute_dtype, layout.dropout), layout.rope,
+                    shape.head_dim);
+}
+
+Tensor DecoderBlock::attention_input(const Tensor& h, const PassLayout& layout) const {
+  return rms_norm(h, input_norm, shape.norm_epsilon, layout.compute_dtype);
+}
+
+Tensor DecoderBlock::attention_mix(const Tensor& x, const PassLayout& layout) const {
+  const Tensor q = rotated(q_proj, x, layout);                               // [T, H·D]
+  const Tensor k = rotated(k_proj, x, layout);                               // [T, kv·D]
+  const Tensor v = v_proj.forward(x, layout.compute_dtype, layout.dropout);  // [T, kv·D]
+  return attention(q, k, v, layout.segment_starts, shape.head_dim);
+}
+
+Tensor DecoderBlock::add_attention(const Tensor& h, const Tensor& mixed,
+                                   const PassLayout& layout) const {
+  return h + o_proj.forward(mixed, torch::kFloat32, layout.dropout);
+}
+
+Tensor DecoderBlock::mlp_input(const Tensor& h, const PassLayout& layout) const {
+  return rms_norm(h, attention_norm, shape.norm_epsilon, layout.compute_dtype);
+}
+
+Tensor DecoderBlock::mlp_mix(const Tensor& x, const PassLayout& layout) const {
+  const Tensor gate = gate_proj.forward(x, layout.compute_dtype, layout.dropout);  // [T, F]
+  const Tensor up = up_proj.forward(x, layout.compute_dtype, layout.dropout);      // [T, F]
+  return swiglu(gate, up);
+}
+
+Tensor DecoderBlock::add_mlp(const Tensor& h, const Tensor& mixed, const PassLayout& layout) const {
+  return h + down_proj.forward(mixed, torch::kFloat32, layout.dropout);
+}
+
 Tensor DecoderBlock::mlp(const Tensor& h, const PassLayout& layout) const {
-  const auto dtype = layout.compute_dtype;
-  const Tensor x = rms_norm(h, attention_norm, shape.norm_epsilon, dtype);          // [T, C]
-  const Tensor gate = gate_proj.forward(x, dtype, layout.dropout);                  // [T, F]
-  const Tensor up = up_proj.forward(x, dtype, layout.dropout);                      // [T, F]
-  return h + down_proj.forward(swiglu(gate, up), torch::kFloat32, layout.dropout);  // [T, C]
+  return add_mlp(h, mlp_mix(mlp_input(h, layout), layout), layout);
 }
 
 Tensor DecoderBlock::forward(const Tensor& h, const PassLayout& layout) const {
-  const auto dtype = layout.compute_dtype;
-  const Tensor x = rms_norm(h, input_norm, shape.norm_epsilon, dtype);  // [T, C]
-  const Tensor q =
-      apply_rope(q_proj.forward(x, dtype, layout.dropout), layout.rope, shape.head_dim);
-  const Tensor k =
-      apply_rope(k_proj.forward(x, dtype, layout.dropout), layout.rope, shape.head_dim);
-  const Tensor v = v_proj.forward(x, dtype, layout.dropout);
-  const Tensor mixed = attention(q, k, v, layout.segment_starts, shape.head_dim);  // [T, H·D]
-  return mlp(h + o_proj.forward(mixed, torch::kFloat32, layout.dropout), layout);
+  const Tensor mixed = attention_mix(attention_input(h, layout), layout);
+  return mlp(add_attention(h, mixed, layout), layout);
 }
 
 Tensor DecoderBlock::forward_checkpointed(const Tensor& h, const PassLayout& layout) const {
@@ -82,14 +107,11 @@ Tensor DecoderBlock::forward_checkpointed(const Tensor& h, const PassLayout& lay
 
 Tensor DecoderBlock::forward_cached(const Tensor& h, const PassLayout& layout,
                                     KvCache::Layer& cache, int64_t cached_tokens) const {
-  const auto dtype = layout.compute_dtype;
   const int64_t n = h.size(0), total = cached_tokens + n;
-  const Tensor x = rms_norm(h, input_norm, shape.norm_epsilon, dtype);
-  const Tensor q =
-      apply_rope(q_proj.forward(x, dtype, layout.dropout), layout.rope, shape.head_dim);
-  const Tensor k =
-      apply_rope(k_proj.forward(x, dtype, layout.dropout), layout.rope, shape.head_dim);
-  const Tensor v = v_proj.forward(x, dtype, layout.dropout);
+  const Tensor x = attention_input(h, layout);
+  const Tensor q = rotated(q_proj, x, layout);
+  const Tensor k = rotated(k_proj, x, layout);
+  const Tensor v = v_proj.forward(x, layout.compute_dtype, layout.dropout);
   const auto per_head = [&](const Tensor& t) {
     return t.view({n, shape.kv_heads, shape.head_dim}).transpose(0, 1);  // [kv heads, n, D]
   };
@@ -97,7 +119,7 @@ Tensor DecoderBlock::forward_cached(const Tensor& h, const PassLayout& layout,
   cache.values.narrow(1, cached_tokens, n).copy_(per_head(v));
   const Tensor mixed = cached_attention(q, cache.keys.narrow(1, 0, total),
                                         cache.values.narrow(1, 0, total), shape.head_dim);
-  return mlp(h + o_proj.forward(mixed, torch::kFloat32, layout.dropout), layout);
+  return mlp(add_attention(h, mixed, layout), layout);
 }
 
 std::vector<lora::LoraLinear*> DecoderBlock::linears() {

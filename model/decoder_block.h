@@ -41,6 +41,8 @@ struct PassLayout {
 /// Pre-norm transformer block: h += o(attention(norm(h))); h += down(silu(gate) · up).
 class DecoderBlock {
  public:
+  using Tensor = torch::Tensor;
+
   BlockShape shape;
   torch::Tensor input_norm;      // [C] f32
   torch::Tensor attention_norm;  // [C] f32, before the MLP ("post_attention_layernorm")
@@ -58,9 +60,19 @@ class DecoderBlock {
   std::vector<lora::LoraLinear*> linears();
   std::vector<const lora::LoraLinear*> linears() const;
 
+  /// The parts of forward(), in order: what lies between them is what the linears read, which
+  /// calibration looks at.
+  Tensor attention_input(const Tensor& h, const PassLayout& layout) const;  // q, k, v [T, C]
+  Tensor attention_mix(const Tensor& x, const PassLayout& layout) const;    // o [T, H·D]
+  Tensor add_attention(const Tensor& h, const Tensor& mixed, const PassLayout& layout) const;
+  Tensor mlp_input(const Tensor& h, const PassLayout& layout) const;  // gate, up [T, C]
+  Tensor mlp_mix(const Tensor& x, const PassLayout& layout) const;    // down [T, F]
+  Tensor add_mlp(const Tensor& h, const Tensor& mixed, const PassLayout& layout) const;
+
  private:
-  /// h + down(silu(gate(norm(h))) · up(norm(h)))
-  torch::Tensor mlp(const torch::Tensor& h, const PassLayout& layout) const;
+  Tensor rotated(const lora::LoraLinear& projection, const Tensor& x,
+                 const PassLayout& layout) const;
+  Tensor mlp(const Tensor& h, const PassLayout& layout) const;
 };
 
 }  // namespace qlora::model

@@ -1,0 +1,58 @@
+#include "model/token_pass.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <functional>
+
+#include "core/error.h"
+
+namespace qlora::model {
+
+namespace {
+
+constexpr size_t kRowStep = 32;
+
+}  // namespace
+
+void check_segments(const TokenBatch& batch) {
+  const auto& starts = batch.segment_starts;
+  const bool sound =
+      starts.size() >= 2 && starts.front() == 0 &&
+      starts.back() == static_cast<int32_t>(batch.tokens.size()) &&
+      batch.targets.size() == batch.tokens.size() &&
+      std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) == starts.end();
+  QLORA_CHECK(sound, ShapeError,
+              "[model] a batch of {} tokens has {} targets and {} segment starts; allowed: as many "
+              "targets as tokens, starts rising from 0 to the number of tokens",
+              batch.tokens.size(), batch.targets.size(), starts.size());
+}
+
+TokenBatch rounded_up(TokenBatch batch) {
+  const size_t missing = (kRowStep - batch.tokens.size() % kRowStep) % kRowStep;
+  if (missing == 0) return batch;
+  batch.tokens.resize(batch.tokens.size() + missing, 0);
+  batch.targets.resize(batch.tokens.size(), kIgnoreTarget);
+  batch.segment_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
+  return batch;
+}
+
+torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int32_t>& tokens) {
+  torch::Tensor ids = at::empty({static_cast<int64_t>(tokens.size())}, torch::kInt64);
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    QLORA_CHECK(tokens[t] >= 0 && tokens[t] < embedding.size(0), ValueError,
+                "[model] token {} at position {} is outside the vocabulary of {}; does the "
+                "tokenizer belong to this model?",
+                tokens[t], t, embedding.size(0));
+    ids.mutable_data_ptr<int64_t>()[t] = tokens[t];
+  }
+  return embedding.index_select(0, ids).to(torch::kFloat32);
+}
+
+PassLayout pass_layout(const TokenBatch& batch, const RopeTable& rope, torch::ScalarType dtype) {
+  return {.segment_starts = batch.segment_starts,
+          .rope = rope.angles(batch.segment_starts),
+          .compute_dtype = dtype};
+}
+
+}  // namespace qlora::model

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "core/token_batch.h"
+#include "model/decoder_block.h"
+
+namespace qlora::model {
+
+/// throws ShapeError unless there are as many targets as tokens and the starts rise from 0 to the
+///        number of tokens
+void check_segments(const TokenBatch& batch);
+
+/// Appends a segment without targets, so that the number of tokens is a multiple of 32: the
+/// products' code is made for each new number of rows and kept. The added tokens are seen by nobody
+/// and their gradients are zero.
+TokenBatch rounded_up(TokenBatch batch);
+
+/// Rows of the embedding [V, C].  [T, C] f32
+///   throws    ValueError for a token outside the vocabulary, with its position
+torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int32_t>& tokens);
+
+/// What the blocks share in a pass without dropout.
+PassLayout pass_layout(const TokenBatch& batch, const RopeTable& rope, torch::ScalarType dtype);
+
+}  // namespace qlora::model
