@@ -94,6 +94,26 @@ json pre_tokenizer_json(const PreKind& kind) {
   return {{"type", "Sequence"}, {"pretokenizers", steps}};
 }
 
+/// The steps of a pre-tokenizer without what changes nothing: nesting, offsets.
+void collect_steps(const json& description, json& steps) {
+  if (!description.is_object()) return;
+  if (description.value("type", "") == "Sequence") {
+    for (const json& step : description.at("pretokenizers")) collect_steps(step, steps);
+    return;
+  }
+  json step = description;
+  step.erase("trim_offsets");
+  if (step.value("type", "") == "ByteLevel" && !step.contains("use_regex")) {
+    step["use_regex"] = true;
+  }
+  steps.push_back(std::move(step));
+}
+
+bool is_nfc(const json& normalizer) {
+  return normalizer == json{{"type", "NFC"}} ||
+         normalizer == json{{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}}}};
+}
+
 std::vector<int64_t> piece_types(const io::GgufReader& gguf, size_t count) {
   if (!gguf.has("tokenizer.ggml.token_type")) {
     return std::vector<int64_t>(count, static_cast<int64_t>(PieceType::kNormal));
@@ -142,6 +162,21 @@ void read_merges(const io::GgufReader& gguf, BpeSpec& spec) {
 }
 
 }  // namespace
+
+std::optional<std::string> gguf_pre_name(const BpeSpec& spec) {
+  if (!spec.normalizer.is_null() && !is_nfc(spec.normalizer)) return std::nullopt;
+  json wanted = json::array();
+  collect_steps(spec.pre_tokenizer, wanted);
+  for (const PreKind& kind : kPreKinds) {
+    json steps = json::array();
+    collect_steps(pre_tokenizer_json(kind), steps);
+    if (steps == wanted && kind.ignore_merges == spec.rules.ignore_merges &&
+        kind.nfc == is_nfc(spec.normalizer)) {
+      return kind.name;
+    }
+  }
+  return std::nullopt;
+}
 
 TokenizerConfig read_gguf_config(const io::GgufReader& gguf) {
   TokenizerConfig config;

@@ -56,6 +56,9 @@ TextFrame read_post_processor(const nlohmann::json& description, const std::stri
 
 /// tokenizer.ggml.* of a GGUF file with the model "gpt2".
 BpeSpec read_gguf_bpe(const io::GgufReader& gguf);
+/// What tokenizer.ggml.pre has to say for a GGUF file to cut texts as spec does; nothing where no
+/// known name does.
+std::optional<std::string> gguf_pre_name(const BpeSpec& spec);
 /// The special tokens and the chat template of any GGUF file.
 TokenizerConfig read_gguf_config(const io::GgufReader& gguf);
 /// tokenizer.ggml.* with the model "llama", as the content of a sentencepiece tokenizer.model.

@@ -9,6 +9,8 @@
 
 #include "core/constraint.h"
 #include "core/fields.h"
+#include "quant/awq_options.h"
+#include "quant/gptq_options.h"
 
 namespace qlora::exporter {
 
@@ -72,6 +74,9 @@ struct ExportOptions {
   GridOptions grid;
   CalibrationOptions calibration;
   ExportEvaluation evaluation;
+  quant::GptqOptions gptq;
+  bool true_sequential = true;
+  quant::AwqOptions awq;
   MergeBase merge_base = MergeBase::kAuto;
   std::string max_shard_size = "5GB";
   bool keep = false;
@@ -159,6 +164,11 @@ void fields(V& v, ExportOptions& o) {
   v.inline_section(o.grid);
   v.inline_section(o.calibration);
   v.inline_section(o.evaluation);
+  v.inline_section(o.gptq);
+  v("true_sequential", o.true_sequential, any_value(),
+    "gptq: the linears of a block see what the rounded ones before them make of the samples; "
+    "false: all of a block see its original weights");
+  v.inline_section(o.awq);
   v("merge_base", o.merge_base, any_value(),
     "what the adapter is added to: the original weights, the NF4 weights it was trained on; auto: "
     "both are quantized, the lower perplexity is kept");

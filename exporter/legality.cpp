@@ -235,6 +235,14 @@ ResolvedGrid resolve_grid(const GridOptions& o) {
   return grid;
 }
 
+void check_column_order(const ResolvedGrid& grid, bool desc_act) {
+  if (!desc_act || grid.type != Q::kGptq) return;
+  QLORA_CHECK(grid.format == F::kGptq || grid.format == F::kGptqV2, ConfigError,
+              "[export] desc_act is true, but the format {} holds no order of columns that its "
+              "loaders are known to read; choose gptq, or act_group_aware, which needs none",
+              name_of(grid.format));
+}
+
 quant::AffineOptions affine_options(const ResolvedGrid& grid, int64_t bits, int64_t group_size) {
   using quant::GridRule;
   const bool by_row =

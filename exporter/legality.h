@@ -59,6 +59,10 @@ struct ResolvedGrid {
 ///             nearest; for -1 without a loader; for a loader that does not read the format
 ResolvedGrid resolve_grid(const GridOptions& options);
 
+/// throws ConfigError where columns are to be taken by falling importance (desc_act) and the format
+/// cannot hold their order
+void check_column_order(const ResolvedGrid& grid, bool desc_act);
+
 /// The grid that solvers round to, in the rule and scale type that the format can hold.
 ///   Requires  an integer format (not fp8, hf, nf4 or gguf); group_size as preflight decided it
 quant::AffineOptions affine_options(const ResolvedGrid& grid, int64_t bits, int64_t group_size);

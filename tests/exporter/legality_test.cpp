@@ -178,6 +178,16 @@ TEST(ResolveGrid, RefusesGroupsWhereThereAreNone) {
   EXPECT_NE(error_of({.type = Q::kAwq, .static_fp8 = true}), "");
 }
 
+TEST(CheckColumnOrder, OnlyGptqWordsHoldIt) {
+  const auto grid = [](F format) { return resolve_grid({.type = Q::kGptq, .format = format}); };
+  EXPECT_NO_THROW(check_column_order(grid(F::kGptq), true));
+  EXPECT_NO_THROW(check_column_order(grid(F::kGptqV2), true));
+  EXPECT_NO_THROW(check_column_order(grid(F::kAwq), false));
+  EXPECT_NO_THROW(check_column_order(resolve_grid({}), true));  // not GPTQ: it does not count
+  EXPECT_THROW(check_column_order(grid(F::kAwq), true), ConfigError);
+  EXPECT_THROW(check_column_order(grid(F::kCompressedTensors), true), ConfigError);
+}
+
 TEST(AffineOptions, FollowTheFormat) {
   using quant::GridRule;
   const auto options = [](Q type, F format, std::optional<bool> symmetric) {
