@@ -1,0 +1,47 @@
+#include "quant/smoothquant.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include "quant/checks.h"
+
+namespace qlora::quant {
+
+torch::Tensor smoothquant_scales(std::span<const torch::Tensor> weights,
+                                 const LinearStatistics& statistics, double alpha) {
+  const at::NoGradGuard no_grad;
+  QLORA_CHECK(alpha >= 0 && alpha <= 1, ConfigError,
+              "[quant] smoothquant alpha is {}, allowed 0 to 1", alpha);
+  const auto& inputs = statistics.abs_max;
+  QLORA_CHECK(inputs.defined() && inputs.dim() == 1 && inputs.size(0) > 0, ShapeError,
+              "[quant] abs_max has shape {}, allowed [K]",
+              inputs.defined() ? c10::str(inputs.sizes()) : "none");
+  QLORA_CHECK(!weights.empty(), ShapeError, "[quant] no weight was given, allowed at least one");
+  torch::Tensor most;
+  for (const torch::Tensor& w : weights) {
+    QLORA_CHECK(w.defined() && w.dim() == 2 && w.numel() > 0 && w.size(1) == inputs.size(0),
+                ShapeError, "[quant] weight has shape {}, allowed [N, {}]",
+                w.defined() ? c10::str(w.sizes()) : "none", inputs.size(0));
+    const auto columns = w.to(torch::kFloat32).abs().amax({0});
+    most = most.defined() ? torch::maximum(most, columns) : columns;
+  }
+  QLORA_CHECK(
+      most.isfinite().all().item<bool>() && inputs.isfinite().all().item<bool>(), ValueError,
+      "[quant] the weights or their inputs hold numbers that are not finite; the checkpoint "
+      "may be damaged, or activations overflow on the calibration samples");
+  // In 64 bits: neither the smallest nor the greatest float leaves the range on the way.
+  const auto s = (inputs.to(torch::kFloat64).pow(alpha) / most.to(torch::kFloat64).pow(1 - alpha))
+                     .to(torch::kFloat32);
+  const auto is_sound =
+      s.isfinite().logical_and(s.gt(0)).logical_and(inputs.gt(0)).logical_and(most.gt(0));
+  return torch::where(is_sound, s, torch::ones_like(s));
+}
+
+torch::Tensor rounded_activations_int8(const torch::Tensor& x) {
+  const at::NoGradGuard no_grad;
+  const auto rows = x.to(torch::kFloat32);
+  const auto scale =
+      (rows.abs().amax({-1}, true) / torch::full({1}, 127.0, rows.options())).clamp_min(0x1p-126);
+  return ((rows / scale).round().clamp(-127, 127) * scale).to(x.scalar_type());
+}
+
+}  // namespace qlora::quant
