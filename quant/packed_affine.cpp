@@ -1,0 +1,141 @@
+#include "quant/packed_affine.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+
+#include "core/device.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "quant/affine_math.h"
+#include "quant/packed_affine_backend.h"
+
+namespace qlora::quant {
+namespace {
+
+torch::ScalarType scalar_of(ScaleType type) {
+  return type == ScaleType::kF16    ? torch::kFloat16
+         : type == ScaleType::kBF16 ? torch::kBFloat16
+                                    : torch::kFloat32;
+}
+
+ScaleType scale_type_of(torch::ScalarType type) {
+  return type == torch::kFloat16    ? ScaleType::kF16
+         : type == torch::kBFloat16 ? ScaleType::kBF16
+                                    : ScaleType::kF32;
+}
+
+void check_parts(const AffineTensor& t) {
+  QLORA_CHECK(t.codes.defined() && t.codes.dim() == 2 && t.codes.numel() > 0 &&
+                  t.codes.scalar_type() == torch::kUInt8 && t.codes.is_cpu(),
+              ShapeError, "[quant] codes have shape {}, allowed u8 [N, K] on the CPU",
+              t.codes.defined() ? c10::str(t.codes.sizes()) : "none");
+  QLORA_CHECK(t.scales.defined() && t.scales.dim() == 2 && t.scales.size(0) == t.rows() &&
+                  t.groups() > 0 && t.zeros.defined() && t.zeros.sizes() == t.scales.sizes() &&
+                  t.zeros.scalar_type() == torch::kUInt8,
+              ShapeError, "[quant] scales and zeros of {} rows do not fit [{}, groups]", t.rows(),
+              t.rows());
+  if (!t.group_of.defined()) {
+    QLORA_CHECK(t.cols() % t.groups() == 0, ShapeError,
+                "[quant] {} columns do not divide into {} groups", t.cols(), t.groups());
+    return;
+  }
+  QLORA_CHECK(t.group_of.numel() == t.cols() && t.group_of.scalar_type() == torch::kInt32,
+              ShapeError, "[quant] group_of has shape {}, allowed i32 [{}]",
+              c10::str(t.group_of.sizes()), t.cols());
+  QLORA_CHECK(
+      t.group_of.min().item<int32_t>() >= 0 && t.group_of.max().item<int32_t>() < t.groups(),
+      ValueError, "[quant] group_of names a group outside of {}", t.groups());
+}
+
+}  // namespace
+
+int64_t PackedAffine::size_bytes() const {
+  const auto bytes = codes.nbytes() + scales.nbytes() + zeros.nbytes();
+  return static_cast<int64_t>(bytes + (group_of.defined() ? group_of.nbytes() : 0));
+}
+
+PackedAffine pack_affine(const AffineTensor& t) {
+  const at::NoGradGuard no_grad;
+  check_parts(t);
+  PackedAffine p{.codes = {},
+                 .scales = t.scales.to(scalar_of(t.options.scale_type)).contiguous().clone(),
+                 .zeros = t.zeros.contiguous().clone(),
+                 .group_of = t.group_of.defined() ? t.group_of.contiguous().clone() : t.group_of,
+                 .columns = t.cols(),
+                 .bits = t.options.bits};
+  if (t.options.bits == 8) {
+    p.codes = t.codes.contiguous().clone();
+    return p;
+  }
+  const auto most = t.codes.max().item<uint8_t>();
+  QLORA_CHECK(most <= 15, ValueError, "[quant] a code is {}, allowed at most 15 below 8 bits",
+              most);
+  const auto codes = t.codes.contiguous();
+  const int64_t cols = t.cols(), bytes = (cols + 1) / 2;
+  p.codes = torch::empty({t.rows(), bytes}, torch::kUInt8);
+  const uint8_t* from = codes.const_data_ptr<uint8_t>();
+  uint8_t* to = p.codes.mutable_data_ptr<uint8_t>();
+  parallel_for(t.rows(), std::max<int64_t>(1, (1 << 16) / cols), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const uint8_t* row = from + n * cols;
+      for (int64_t j = 0; j < bytes; ++j) {
+        const int high = 2 * j + 1 < cols ? row[2 * j + 1] << 4 : 0;
+        to[n * bytes + j] = static_cast<uint8_t>(row[2 * j] | high);
+      }
+    }
+  });
+  return p;
+}
+
+AffineTensor unpack_affine(const PackedAffine& t) {
+  const at::NoGradGuard no_grad;
+  AffineTensor a;
+  a.options.bits = t.bits;
+  a.options.group_size = t.groups() == 1 ? -1 : (t.cols() + t.groups() - 1) / t.groups();
+  a.options.scale_type = scale_type_of(t.scales.scalar_type());
+  a.scales = t.scales.to(torch::kFloat32, /*non_blocking=*/false, /*copy=*/true);
+  a.zeros = t.zeros.clone();
+  a.group_of = t.group_of.defined() ? t.group_of.clone() : t.group_of;
+  a.codes = torch::empty({t.rows(), t.cols()}, torch::kUInt8);
+  const uint8_t* from = t.codes.const_data_ptr<uint8_t>();
+  uint8_t* to = a.codes.mutable_data_ptr<uint8_t>();
+  for (int64_t n = 0; n < t.rows(); ++n) {
+    for (int64_t k = 0; k < t.cols(); ++k) {
+      to[n * t.cols() + k] = packed_code(from + n * t.codes.size(1), k, t.bits != 8);
+    }
+  }
+  return a;
+}
+
+void dequantize_packed_into(const PackedAffine& t, const torch::Tensor& out) {
+  QLORA_CHECK(out.is_contiguous() && out.numel() == t.rows() * t.cols(), ShapeError,
+              "[quant] out has shape {}{}, allowed a contiguous tensor of {} x {} elements",
+              c10::str(out.sizes()), out.is_contiguous() ? "" : " (not contiguous)", t.rows(),
+              t.cols());
+  QLORA_CHECK(out.is_cpu() && t.codes.is_cpu(), DeviceError,
+              "[quant] a packed weight on {} and out on {}, allowed both on the CPU",
+              t.codes.device().str(), out.device().str());
+  cpu::dequantize_packed(
+      {.codes = t.codes.const_data_ptr<uint8_t>(),
+       .row_bytes = t.codes.size(1),
+       .two_a_byte = t.bits != 8,
+       .scales = t.scales.const_data_ptr(),
+       .scale_kind = float_kind(t.scales.scalar_type()),
+       .zeros = t.zeros.const_data_ptr<uint8_t>(),
+       .group_of = t.group_of.defined() ? t.group_of.const_data_ptr<int32_t>() : nullptr,
+       .rows = t.rows(),
+       .cols = t.cols(),
+       .groups = t.groups(),
+       .group_size = t.cols() / t.groups(),
+       .out = out.mutable_data_ptr(),
+       .out_kind = float_kind(out.scalar_type())});
+}
+
+torch::Tensor dequantize_packed(const PackedAffine& t, torch::ScalarType dtype) {
+  auto out = torch::empty({t.rows(), t.cols()}, torch::TensorOptions(dtype));
+  dequantize_packed_into(t, out);
+  return out;
+}
+
+}  // namespace qlora::quant
