@@ -17,6 +17,7 @@ void add_train(CLI::App& program, Action& action);
 void add_perplexity(CLI::App& program, Action& action);
 void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);
+void add_compare(CLI::App& program, Action& action);
 void add_config(CLI::App& program, Action& action);
 
 }  // namespace qlora::cli

@@ -21,6 +21,7 @@ constexpr const char* kExamples = R"(Examples:
   qlora perplexity --model-path models/smollm2-135m --adapter runs/out --load-in-4bit --text FILE
   qlora generate --model-path models/smollm2-135m --prompt "The capital of France is"
   qlora inspect runs/out
+  qlora compare models/smollm2-135m out-awq
   qlora config explain lora.r
 
 qlora SUBCOMMAND --help says more. Exit codes: 0 done, 1 a bug, 2 refused with one line that says
@@ -97,6 +98,7 @@ int run(int argc, const char* const* argv) {
     add_perplexity(program, action);
     add_generate(program, action);
     add_inspect(program, action);
+    add_compare(program, action);
     add_config(program, action);
     return parse_and_act(program, argc, argv, action);
   } catch (const Error& error) {
