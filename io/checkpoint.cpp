@@ -1,7 +1,6 @@
 #include "io/checkpoint.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/nearest_name.h"
@@ -49,6 +48,20 @@ void check_shape(const std::string& where, const std::string& name,
               shape_text(actual), shape_text(expected));
 }
 
+/// Where the weights of a quantized folder are: under the usual names, else in its only safetensors
+/// file ("gptq_model-4bit-128g.safetensors" of AutoGPTQ).
+fs::path weights_of(const fs::path& folder) {
+  std::error_code error;
+  for (const char* usual : {"model.safetensors.index.json", "model.safetensors"}) {
+    if (fs::exists(folder / usual, error)) return folder;
+  }
+  std::vector<fs::path> found;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".safetensors") found.push_back(it->path());
+  }
+  return found.size() == 1 ? found.front() : folder;
+}
+
 }  // namespace
 
 Checkpoint::Checkpoint(const fs::path& path, GgufRounding rounding)
@@ -64,25 +77,36 @@ Checkpoint::Checkpoint(const fs::path& path, GgufRounding rounding)
 
 void Checkpoint::open_directory() {
   config_ = read_hf_config(path_ / "config.json");
-  if (!config_.quantization_config.empty()) {
-    const auto quantization = nlohmann::json::parse(config_.quantization_config);
-    const bool named = quantization.is_object() && quantization.contains("quant_method") &&
-                       quantization["quant_method"].is_string();
-    throw FormatError(fmt::format(
-        "[io] {}: the weights are quantized ({}); give the 16-bit model that they were made of",
-        path_.string(),
-        named ? quote(quantization["quant_method"].get<std::string>()) : "unknown method"));
+  quantization_ = find_quantization_config(path_, config_.quantization_config);
+  safetensors_ = std::make_unique<SafetensorsReader>(quantization_ ? weights_of(path_) : path_);
+  for (ExpectedTensor& expected : llama_tensors(config_)) add_directory_tensor(std::move(expected));
+}
+
+void Checkpoint::add_directory_tensor(ExpectedTensor expected) {
+  constexpr std::string_view kWeight = ".weight";
+  names_.push_back(expected.name);
+  const std::string& name = names_.back();
+  Entry& entry = entries_[name];
+  entry.shape = std::move(expected.shape);
+  if (quantization_ && entry.shape.size() == 2 && name != "model.embed_tokens.weight") {
+    const std::string module = name.substr(0, name.size() - kWeight.size());
+    const auto form = quantization_->form_of(module);
+    // Skip lists leave modules out that the tensors show best.
+    if (form && find_plain_weight(*safetensors_, module) == nullptr) {
+      entry.quantized = std::make_shared<const QuantizedModule>(
+          find_quantized_module(*safetensors_, module, *form, entry.shape[0], entry.shape[1]));
+      return;
+    }
   }
-  safetensors_ = std::make_unique<SafetensorsReader>(path_);
-  for (ExpectedTensor& expected : llama_tensors(config_)) {
-    const TensorView& tensor = safetensors_->at(expected.name);
-    check_shape(path_.string(), expected.name, tensor.shape, expected.shape);
-    QLORA_CHECK(is_float(tensor.dtype), FormatError,
-                "[io] {}: tensor '{}' has type {}, weights are of a float type", path_.string(),
-                expected.name, dtype_name(tensor.dtype));
-    names_.push_back(expected.name);
-    entries_[expected.name] = {std::move(expected.shape), &tensor, nullptr, false};
-  }
+  const TensorView& tensor = safetensors_->at(name);
+  check_shape(path_.string(), name, tensor.shape, entry.shape);
+  const bool plain =
+      is_float(tensor.dtype) &&
+      (!quantization_ || (tensor.dtype != DType::kF8E4M3 && tensor.dtype != DType::kF8E5M2));
+  QLORA_CHECK(plain, FormatError, "[io] {}: tensor '{}' has type {}, weights are of a float type{}",
+              path_.string(), name, dtype_name(tensor.dtype),
+              quantization_ ? ", and the quantization_config leaves this one out" : "");
+  entry.hf = &tensor;
 }
 
 void Checkpoint::open_gguf() {
@@ -117,6 +141,17 @@ const Checkpoint::Entry& Checkpoint::entry(std::string_view name) const {
                                nearest ? fmt::format("; did you mean {}?", quote(*nearest)) : ""));
 }
 
+bool Checkpoint::is_quantized(std::string_view name) const {
+  return entry(name).quantized != nullptr;
+}
+
+const QuantizedModule& Checkpoint::quantized_module(std::string_view module) const {
+  const Entry& entry = this->entry(std::string(module) + ".weight");
+  QLORA_CHECK(entry.quantized, ValueError, "[io] {}: module {} is not quantized", path_.string(),
+              quote(module));
+  return *entry.quantized;
+}
+
 const std::vector<int64_t>& Checkpoint::shape(std::string_view name) const {
   return entry(name).shape;
 }
@@ -124,6 +159,10 @@ const std::vector<int64_t>& Checkpoint::shape(std::string_view name) const {
 void Checkpoint::tensor_f32_rows(std::string_view name, int64_t row_begin, int64_t row_count,
                                  float* out) const {
   const Entry& entry = this->entry(name);
+  QLORA_CHECK(!entry.quantized, ValueError,
+              "[io] {}: tensor {} is packed ({}) and has no floats to read; model::WeightSource "
+              "decodes it",
+              path_.string(), quote(name), describe(entry.quantized->form));
   const bool vector = entry.shape.size() == 1;
   const int64_t rows = vector ? 1 : entry.shape[0], columns = entry.shape.back();
   QLORA_CHECK(
@@ -162,6 +201,9 @@ void Checkpoint::release(std::string_view name) const {
   const Entry& entry = this->entry(name);
   if (entry.hf != nullptr) safetensors_->release(*entry.hf);
   if (entry.gguf != nullptr) gguf_->release(*entry.gguf);
+  if (entry.quantized) {
+    for (const auto& [part, view] : entry.quantized->parts) safetensors_->release(*view);
+  }
 }
 
 std::string Checkpoint::source_hash() const {
@@ -172,6 +214,9 @@ std::string Checkpoint::source_hash() const {
   } else {
     hash.update("safetensors\n");
     hash.update(sha256_file(path_ / "config.json"));
+    for (const char* name : {"quantize_config.json", "quant_config.json"}) {
+      if (quantization_ && fs::exists(path_ / name)) hash.update(sha256_file(path_ / name));
+    }
     for (const fs::path& file : safetensors_->files()) hash.update("\n" + sha256_tree_file(file));
   }
   return hash.hex();

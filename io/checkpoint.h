@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -10,9 +11,13 @@
 
 #include "io/gguf.h"
 #include "io/hf_config.h"
+#include "io/quantization_config.h"
+#include "io/quantized_module.h"
 #include "io/safetensors.h"
 
 namespace qlora::io {
+
+struct ExpectedTensor;
 
 enum class GgufRounding {
   kBf16,  // each dequantized weight is rounded to BF16: what a converted checkpoint would hold
@@ -22,6 +27,8 @@ enum class GgufRounding {
 /// One view over the weights of a model, wherever they come from: a Hugging Face directory
 /// (config.json and safetensors) or a GGUF file. Tensors go by their Hugging Face names and rows,
 /// are floats when read, and are never held as a whole: read rows, use them, release.
+///   Quantized  linears of a folder that is quantized are handed out as their raw tensors
+///              (quantized_module); model/weight_source.h decodes them
 ///   Checked    at opening: every tensor of the architecture is there with the shape of the config
 ///   and
 ///              a type that can be read
@@ -43,8 +50,16 @@ class Checkpoint {
   bool has(std::string_view name) const;
   const std::vector<int64_t>& shape(std::string_view name) const;  // throws ValueError if absent
 
+  /// What the folder says of its quantization; nothing for plain folders and GGUF files.
+  const std::optional<QuantizationConfig>& quantization() const { return quantization_; }
+  /// True for the weight of a quantized linear: it has a shape, but no floats to read.
+  bool is_quantized(std::string_view name) const;  // throws ValueError if absent
+  /// The raw tensors of a quantized linear, "model.layers.0.mlp.up_proj".
+  ///   throws    ValueError where there is none of that name
+  const QuantizedModule& quantized_module(std::string_view module) const;
+
   /// out = rows [row_begin, row_begin + row_count) as float; a vector is one row.
-  ///   throws    ValueError for an unknown name or rows outside the tensor
+  ///   throws    ValueError for an unknown name, rows outside the tensor or a quantized linear
   void tensor_f32_rows(std::string_view name, int64_t row_begin, int64_t row_count,
                        float* out) const;
 
@@ -63,18 +78,21 @@ class Checkpoint {
  private:
   struct Entry {
     std::vector<int64_t> shape;
-    const TensorView* hf = nullptr;  // one of the two is set
+    const TensorView* hf = nullptr;  // one of the three is set
     const GgufTensor* gguf = nullptr;
     bool rope_permuted = false;
+    std::shared_ptr<const QuantizedModule> quantized = nullptr;
   };
 
   void open_directory();
+  void add_directory_tensor(ExpectedTensor expected);
   void open_gguf();
   const Entry& entry(std::string_view name) const;
 
   std::filesystem::path path_;
   GgufRounding rounding_;
   HfConfig config_;
+  std::optional<QuantizationConfig> quantization_;
   std::unique_ptr<SafetensorsReader> safetensors_;
   std::unique_ptr<GgufReader> gguf_;
   std::vector<std::string> names_;

@@ -172,9 +172,9 @@ TEST_F(Folder, TiedEmbeddingsNeedNoHead) {
   EXPECT_REFUSED(FormatError, "no tensor 'lm_head.weight'");
 }
 
-TEST_F(Folder, QuantizedModelsAreRefusedByMethod) {
-  change_config({{"quantization_config", {{"quant_method", "awq"}}}});
-  EXPECT_REFUSED(FormatError, "the weights are quantized ('awq'); give the 16-bit model");
+TEST_F(Folder, UnknownQuantizationIsRefusedByMethod) {
+  change_config({{"quantization_config", {{"quant_method", "quanto"}}}});
+  EXPECT_REFUSED(FormatError, "the weights are quantized ('quanto'); gptq, awq");
   change_config({{"quantization_config", {{"bits", 4}}}});
   EXPECT_REFUSED(FormatError, "the weights are quantized (unknown method)");
 }
