@@ -14,6 +14,7 @@ using Action = std::function<int()>;
 /// Each adds one subcommand, which sets `action` when it is chosen. Nothing is read or computed
 /// before that.
 void add_train(CLI::App& program, Action& action);
+void add_export(CLI::App& program, Action& action);
 void add_perplexity(CLI::App& program, Action& action);
 void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);

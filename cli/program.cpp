@@ -18,6 +18,7 @@ namespace {
 
 constexpr const char* kExamples = R"(Examples:
   qlora train configs/smollm2-quickstart.json --set learning_rate=1e-4
+  qlora export --run runs/out --output-dir out-awq
   qlora perplexity --model-path models/smollm2-135m --adapter runs/out --load-in-4bit --text FILE
   qlora generate --model-path models/smollm2-135m --prompt "The capital of France is"
   qlora inspect runs/out
@@ -25,7 +26,7 @@ constexpr const char* kExamples = R"(Examples:
   qlora config explain lora.r
 
 qlora SUBCOMMAND --help says more. Exit codes: 0 done, 1 a bug, 2 refused with one line that says
-why, 130 and 143 stopped by Ctrl-C and SIGTERM.
+why, 3 an export that lost more than was allowed, 130 and 143 stopped by Ctrl-C and SIGTERM.
 )";
 
 void print_error(const std::string& text) {
@@ -95,6 +96,7 @@ int run(int argc, const char* const* argv) {
     program.require_subcommand(1);
     Action action;
     add_train(program, action);
+    add_export(program, action);
     add_perplexity(program, action);
     add_generate(program, action);
     add_inspect(program, action);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/export_run.h"
 #include "cli/model_arguments.h"
 #include "cli/output.h"
 #include "cli/plan.h"
@@ -104,6 +105,14 @@ int report(const trainer::TrainResult& result, const TrainArguments& arguments, 
   return stop_exit_code();
 }
 
+/// The model is gone from memory when this returns.
+trainer::TrainResult run_training(const configs::RunConfig& config, const data::TrainingData& data,
+                                  RunLog& log) {
+  model::Decoder model = load_with_adapters(config, log);
+  return trainer::train(model, data.train, data.eval ? &*data.eval : nullptr, config.training,
+                        run_facts(config, data), log);
+}
+
 int train(const TrainArguments& arguments) {
   TerminalLog log(stderr);
   const configs::LoadedConfig loaded =
@@ -120,12 +129,11 @@ int train(const TrainArguments& arguments) {
     return 0;
   }
   show_plan(plan, log);
-  model::Decoder model = load_with_adapters(config, log);
   const StopSignals signals;
-  const trainer::TrainResult result =
-      trainer::train(model, data.train, data.eval ? &*data.eval : nullptr, config.training,
-                     run_facts(config, data), log);
-  return report(result, arguments, log);
+  const trainer::TrainResult result = run_training(config, data, log);
+  const int code = report(result, arguments, log);
+  if (code != 0 || !config.exporting.after_training.value_or(false)) return code;
+  return run_export(prepare_export_of_run(config), arguments.json, log);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "configs/run_config.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/json_file.h"
 
@@ -11,6 +13,10 @@ LoadedConfig load_run_config(const std::string& path, const std::vector<std::str
   for (const std::string& assignment : overrides) {
     notes.merge(override_field(loaded.config, assignment));
   }
+  const bool has_export = std::any_of(notes.given.begin(), notes.given.end(),
+                                      [](const auto& key) { return key.starts_with("export."); });
+  auto& after_training = loaded.config.exporting.after_training;
+  if (!after_training) after_training = has_export;  // the resolved file says what was meant
   loaded.notices = std::move(notes.notices);
   for (std::string& text : resolve(loaded.config)) {
     loaded.notices.push_back(std::move(text));

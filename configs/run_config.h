@@ -7,6 +7,7 @@
 
 #include "core/fields.h"
 #include "data/data_options.h"
+#include "exporter/export_options.h"
 #include "lora/lora_options.h"
 #include "model/model_options.h"
 #include "quant/nf4_options.h"
@@ -33,6 +34,7 @@ struct RunConfig {
   QuantizationOptions quantization;
   lora::LoraOptions lora;
   data::DataOptions data;
+  exporter::ExportOptions exporting;  // section `export`
 };
 
 template <class V>
@@ -60,6 +62,9 @@ void fields(V& v, RunConfig& o) {
   v.section("quantization", o.quantization, "How the frozen base is held in memory.");
   v.section("lora", o.lora, "The adapters: what is trained.");
   v.section("data", o.data, "What is trained on.");
+  v.section(
+      "export", o.exporting,
+      "What `qlora export` writes, and `qlora train` at its end where this section is there.");
   v.alias("model", "model_name_or_path");
   v.alias("model_path", "model_name_or_path");
   v.alias("base_model", "model_name_or_path");

@@ -69,6 +69,7 @@ struct ExportEvaluation {
 
 /// Section `export` of a run configuration, and the flags of `qlora export`.
 struct ExportOptions {
+  std::optional<bool> after_training;  // unset: where the configuration has the section
   std::string output_dir;
   std::string work_dir;
   GridOptions grid;
@@ -157,6 +158,8 @@ void fields(V& v, ExportEvaluation& o) {
 
 template <class V>
 void fields(V& v, ExportOptions& o) {
+  v("after_training", o.after_training, any_value(),
+    "qlora train exports at its end; unset: where the configuration has this section");
   v("output_dir", o.output_dir, any_value(),
     "the folder that is written; of a run empty: output_dir of the run with -TYPE-BITSbit");
   v("work_dir", o.work_dir, any_value(),

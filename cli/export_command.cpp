@@ -1,0 +1,126 @@
+#include <CLI/App.hpp>
+#include <filesystem>
+#include <memory>
+
+#include "cli/command.h"
+#include "cli/export_run.h"
+#include "cli/model_arguments.h"
+#include "cli/output.h"
+#include "core/error.h"
+#include "core/log_sinks.h"
+#include "core/parallel.h"
+#include "core/signals.h"
+#include "exporter/legality.h"
+
+namespace qlora::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  qlora export --run runs/out --output-dir out-awq
+  qlora export --run runs/out --output-dir out-gptq --quantization-type gptq --group-size 64
+  qlora export --model-path M --output-dir out --dataset-name rows.jsonl --bits 8
+  qlora export --config configs/export-production.json --run runs/out --output-dir out
+
+merge, calibrate, quantize, write, read back and check, measure, report. Ctrl-C stops; the same
+command goes on at the block where it stopped. Exit code 3: the loss is above
+--max-perplexity-ratio, and nothing was published.
+)";
+
+/// Flags that are configuration keys: --group-size 64 is --set export.group_size=64.
+struct KeyFlag {
+  const char* flag;
+  const char* key;
+  const char* type;
+  const char* help;
+};
+
+constexpr KeyFlag kFlags[] = {
+    {"--output-dir", "export.output_dir", "DIR", "the folder that is written"},
+    {"--quantization-type", "export.quantization_type", "TYPE",
+     "awq (default), gptq, smoothquant, fp8, rtn or none"},
+    {"--format", "export.format", "FORMAT",
+     "auto, awq, gptq, gptq_v2, compressed-tensors, gguf, hf or nf4"},
+    {"--gguf-type", "export.gguf_type", "TYPE", "auto, f16, q8_0, q4_0 or q4_k"},
+    {"--bits", "export.bits", "N", "4 (default), 8, 3 or 2"},
+    {"--group-size", "export.group_size", "N", "auto (default), 128, 64, 32 or -1"},
+    {"--symmetric", "export.symmetric", "BOOL", "true or false; default: as the format's kernels"},
+    {"--loader", "export.loader", "NAME", "any, vllm, transformers, gptqmodel or llama.cpp"},
+    {"--calibration-samples", "export.calibration_samples", "N", "rows (512)"},
+    {"--dataset-name", "export.dataset_name", "FILE",
+     "calibration rows; default: the run's training data"},
+    {"--dataset-split", "export.dataset_split", "NAME", "split of the data set (train)"},
+    {"--max-seq-length", "export.max_seq_length", "N", "longest calibration row in tokens (1500)"},
+    {"--eval-dataset-name", "export.eval_dataset_name", "FILE",
+     "held-out rows; default: the run's, or a part of the calibration rows"},
+    {"--merge-base", "export.merge_base", "BASE", "auto (default), original or nf4"},
+    {"--max-perplexity-ratio", "export.max_perplexity_ratio", "X",
+     "fail with exit code 3 where quantizing costs more"},
+    {"--max-shard-size", "export.max_shard_size", "SIZE", "of safetensors files (5GB)"},
+    {"--work-dir", "export.work_dir", "DIR", "for activations and finished blocks"}};
+
+struct ExportArguments {
+  ExportRequest request;
+  std::string values[std::size(kFlags)];
+  bool keep = false;
+  bool overwrite = false;
+  bool dry_run = false;
+  bool json = false;
+};
+
+/// Flags first, then --set, which has the last word.
+std::vector<std::string> overrides_of(const ExportArguments& arguments) {
+  std::vector<std::string> all;
+  for (size_t i = 0; i < std::size(kFlags); ++i) {
+    if (arguments.values[i].empty()) continue;
+    all.push_back(std::string(kFlags[i].key) + "=" + arguments.values[i]);
+  }
+  if (arguments.keep) all.emplace_back("export.keep=true");
+  if (arguments.overwrite) all.emplace_back("export.overwrite=true");
+  all.insert(all.end(), arguments.request.overrides.begin(), arguments.request.overrides.end());
+  return all;
+}
+
+int run_command(ExportArguments arguments) {
+  TerminalLog log(stderr);
+  arguments.request.overrides = overrides_of(arguments);
+  const PreparedExport prepared = prepare_export(arguments.request, log);
+  if (arguments.dry_run) return show_export_plan(prepared, arguments.json, log);
+  const StopSignals signals;
+  return run_export(prepared, arguments.json, log);
+}
+
+}  // namespace
+
+void add_export(CLI::App& program, Action& action) {
+  auto arguments = std::make_shared<ExportArguments>();
+  CLI::App& command = *program.add_subcommand(
+      "export", "Merge, quantize, write and measure a model for inference engines.");
+  command.footer(std::string(kExamples) + "\nLegal combinations:\n" + exporter::legality_text());
+  ExportRequest& request = arguments->request;
+  command.add_option("--run", request.run, "run directory: its base, adapter and data")
+      ->type_name("DIR");
+  command.add_option("--model-path", request.model_path, "Hugging Face directory or GGUF file")
+      ->type_name("PATH");
+  command.add_option("--adapter", request.adapter, "PEFT adapter folder")->type_name("DIR");
+  command.add_option("--config", request.config, "configuration with an `export` section")
+      ->type_name("FILE");
+  command.add_option("--tokens", request.tokens.calibration, "calibration ids [rows, L]")
+      ->type_name("FILE:TENSOR");
+  command.add_option("--eval-tokens", request.tokens.evaluation, "held-out ids [rows, L]")
+      ->type_name("FILE:TENSOR");
+  for (size_t i = 0; i < std::size(kFlags); ++i) {
+    command.add_option(kFlags[i].flag, arguments->values[i], kFlags[i].help)
+        ->type_name(kFlags[i].type);
+  }
+  command.add_flag("--keep", arguments->keep, "publish although the gate refused");
+  command.add_flag("--overwrite", arguments->overwrite, "replace an output folder that exists");
+  command.add_option("--compute-dtype", request.compute_dtype, "auto, bf16, fp16 or fp32");
+  command.add_option("--threads", request.threads, "of the CPU; 0: one per core");
+  command.add_flag("--dry-run", arguments->dry_run, "check and print the plan, write nothing");
+  add_set_option(command, request.overrides);
+  add_json_option(command, arguments->json);
+  command.callback(
+      [arguments, &action] { action = [arguments] { return run_command(*arguments); }; });
+}
+
+}  // namespace qlora::cli

@@ -1,0 +1,142 @@
+#include "cli/export_run.h"
+
+#include <fmt/ranges.h>
+
+#include <filesystem>
+
+#include "cli/output.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/progress.h"
+#include "core/signals.h"
+
+namespace qlora::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kResolvedConfig = "config.resolved.json";
+
+/// A run directory holds the adapter that it ended with.
+std::string adapter_of_run(const std::string& run) {
+  QLORA_CHECK(
+      fs::exists(fs::path(run) / "adapter_model.safetensors"), IoError,
+      "[export] {} holds no adapter_model.safetensors; did the run finish? A checkpoint can "
+      "be named with --adapter",
+      run);
+  return run;
+}
+
+/// runs/out with awq at 4 bits: runs/out-awq-4bit.
+std::string default_output(const std::string& run, const exporter::ExportOptions& options) {
+  const exporter::ResolvedGrid grid = exporter::resolve_grid(options.grid);
+  std::string path = fs::path(run).lexically_normal().string();
+  while (path.ends_with('/')) path.pop_back();
+  return grid.is_quantized()
+             ? fmt::format("{}-{}-{}bit", path, exporter::name_of(grid.type), grid.bits)
+             : path + "-merged";
+}
+
+exporter::ExportSource source_of(const configs::RunConfig& config, const std::string& adapter) {
+  return {.model_path = config.model_name_or_path,
+          .adapter = adapter,
+          .four_bit = config.quantization.four_bit,
+          .compute_dtype = config.compute_dtype};
+}
+
+std::string result_text(const exporter::ExportResult& result) {
+  std::string text = exporter::stages_markdown(result.report);
+  if (result.report.gate && !result.report.gate->passed) {
+    const auto& gate = *result.report.gate;
+    text += fmt::format("\nperplexity ratio {:.3f}, allowed {:.3f}\n", gate.ratio, gate.max_ratio);
+  }
+  if (!result.output_dir.empty()) {
+    text += fmt::format("\n{} in {}, peak memory {}\n", result.model_path.string(),
+                        duration_text(result.report.seconds),
+                        bytes_text(result.report.peak_memory_bytes));
+  }
+  return text;
+}
+
+}  // namespace
+
+PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
+  PreparedExport prepared{.config = {}, .source = {}, .tokens = request.tokens};
+  configs::RunConfig& config = prepared.config;
+  QLORA_CHECK(request.run.empty() || request.config.empty(), ConfigError,
+              "[usage] --run and --config are both given; the configuration of a run is its own");
+  if (!request.run.empty() || !request.config.empty()) {
+    const std::string file =
+        request.run.empty() ? request.config : (fs::path(request.run) / kResolvedConfig).string();
+    const configs::LoadedConfig loaded = configs::load_run_config(file, {});
+    config = loaded.config;
+    for (const std::string& notice : loaded.notices) log.notice(notice);
+  }
+  if (!request.model_path.empty()) config.model_name_or_path = request.model_path;
+  for (const std::string& assignment : request.overrides) {
+    for (const std::string& notice : override_field(config, assignment).notices) log.notice(notice);
+  }
+  if (!request.compute_dtype.empty()) {
+    override_field(config, "compute_dtype=" + request.compute_dtype);
+  }
+  if (request.threads > 0) config.threads = request.threads;
+  validate_fields(config);
+  QLORA_CHECK(!config.model_name_or_path.empty(), ConfigError,
+              "[usage] no model is named; give --run a run directory, or --model-path a Hugging "
+              "Face directory or a GGUF file");
+  std::string adapter = request.adapter;
+  if (adapter.empty() && !request.run.empty()) adapter = adapter_of_run(request.run);
+  if (config.exporting.output_dir.empty() && !request.run.empty()) {
+    config.exporting.output_dir = default_output(request.run, config.exporting);
+  }
+  prepared.source = source_of(config, adapter);
+  if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
+  return prepared;
+}
+
+PreparedExport prepare_export_of_run(const configs::RunConfig& config) {
+  PreparedExport prepared{
+      .config = config, .source = source_of(config, config.training.output_dir), .tokens = {}};
+  auto& output = prepared.config.exporting.output_dir;
+  if (output.empty()) output = default_output(config.training.output_dir, config.exporting);
+  return prepared;
+}
+
+int run_export(const PreparedExport& prepared, bool json, RunLog& log) {
+  const exporter::ExportOptions& options = prepared.config.exporting;
+  exporter::check_export(prepared.source, options, log);
+  const exporter::ExportData data = load_export_data(prepared.config, prepared.tokens, log);
+  const exporter::ExportResult result = exporter::export_model(prepared.source, data, options, log);
+  if (result.interrupted) {
+    log.notice("stopped; the same command goes on at the block where it stopped");
+    return stop_exit_code();
+  }
+  if (json) {
+    Json facts = exporter::to_json(result.report);
+    facts["output_dir"] = result.output_dir.string();
+    facts["model_path"] = result.model_path.string();
+    facts["published"] = !result.output_dir.empty();
+    print_json(facts);
+  } else {
+    print(result_text(result));
+  }
+  if (!result.gate_failed) return 0;
+  log.warn(fmt::format("the loss is above the limit{}; what helps, the cheapest first: {}",
+                       options.keep ? ", kept as asked" : ", nothing was published",
+                       fmt::join(result.report.gate->advice, "; ")));
+  return options.keep ? 0 : kExitGate;
+}
+
+int show_export_plan(const PreparedExport& prepared, bool json, RunLog& log) {
+  const exporter::Preflight preflight =
+      exporter::check_export(prepared.source, prepared.config.exporting, log);
+  const Json facts = {{"grid", exporter::describe(preflight.grid)},
+                      {"group_size", preflight.group_size},
+                      {"matrices", preflight.modules.size()},
+                      {"output_bytes", preflight.output_bytes},
+                      {"output_dir", prepared.config.exporting.output_dir}};
+  json ? print_json(facts) : print(facts_text(facts));
+  return 0;
+}
+
+}  // namespace qlora::cli

@@ -1,0 +1,258 @@
+#include "exporter/candidate.h"
+
+#include <ATen/ops/empty.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "exporter/gguf_export.h"
+#include "exporter/hf_writer.h"
+#include "exporter/quantization_config.h"
+#include "exporter/shard_writer.h"
+#include "exporter/tensor_bytes.h"
+#include "io/atomic_file.h"
+#include "io/sha256.h"
+#include "quant/layouts.h"
+
+namespace qlora::exporter {
+namespace {
+
+namespace fs = std::filesystem;
+using torch::Tensor;
+
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kFinalNorm = "model.norm.weight";
+constexpr const char* kHead = "lm_head";
+
+const char* dtype_name(torch::ScalarType dtype) {
+  if (dtype == torch::kHalf) return "float16";
+  return dtype == torch::kBFloat16 ? "bfloat16" : "float32";
+}
+
+Tensor plain_tensor(const io::Checkpoint& checkpoint, const std::string& name,
+                    torch::ScalarType dtype) {
+  const auto& shape = checkpoint.shape(name);
+  Tensor wide = at::empty(shape, torch::kFloat32);
+  checkpoint.tensor_f32(name, wide.mutable_data_ptr<float>());
+  checkpoint.release(name);
+  Tensor narrow = wide.to(dtype);
+  QLORA_CHECK(narrow.isfinite().all().item<bool>(), ValueError,
+              "[export] {} holds numbers that {} cannot; export in a format of bfloat16 (hf)", name,
+              dtype_name(dtype));
+  return narrow;
+}
+
+/// Embedding, final norm and, where it is not tied, the output matrix.
+std::vector<NamedTensor> outer_tensors(const CandidateInput& input, torch::ScalarType dtype) {
+  const io::Checkpoint& checkpoint = input.loader.checkpoint();
+  std::vector<NamedTensor> tensors;
+  for (const char* name : {kEmbedding, kFinalNorm}) {
+    tensors.push_back({name, plain_tensor(checkpoint, name, dtype)});
+  }
+  const std::string head = std::string(kHead) + ".weight";
+  if (!checkpoint.has(head)) return tensors;
+  const ModuleGrid& grid = input.preflight.at(kHead);
+  if (!grid.is_quantized()) {
+    tensors.push_back({head, plain_tensor(checkpoint, head, dtype)});
+    return tensors;
+  }
+  // No block follows the output matrix: it is rounded to nearest.
+  const auto options = affine_options(input.preflight.grid, grid.bits, grid.group_size);
+  const auto rounded =
+      quant::quantize_affine(plain_tensor(checkpoint, head, torch::kFloat32), options);
+  for (const auto& [suffix, tensor] : pack_affine(input.preflight.grid.format, rounded)) {
+    tensors.push_back({std::string(kHead) + "." + suffix, tensor});
+  }
+  return tensors;
+}
+
+/// All shards, from the finished blocks' files: one tensor is held at a time.
+uint64_t write_weights(const CandidateInput& input, const QuantizedBlocks& blocks,
+                       const fs::path& folder, torch::ScalarType dtype) {
+  const std::vector<NamedTensor> outer = outer_tensors(input, dtype);
+  std::vector<io::SafetensorsWriter::Entry> layout;
+  for (const NamedTensor& named : outer) {
+    const io::TensorView view = tensor_view(named);
+    layout.push_back({view.name, view.dtype, view.shape});
+  }
+  for (const fs::path& file : blocks.files) {
+    const io::SafetensorsReader reader(file);
+    for (const auto& tensor : reader.tensors()) {
+      layout.push_back({tensor.name, tensor.dtype, tensor.shape});
+    }
+  }
+  ShardWriter writer(folder, layout, parse_bytes(input.options.max_shard_size));
+  for (const NamedTensor& named : outer) writer.write(named.name, tensor_view(named).bytes);
+  for (const fs::path& file : blocks.files) {
+    const io::SafetensorsReader reader(file);
+    for (const auto& tensor : reader.tensors()) writer.write(tensor.name, tensor.bytes);
+  }
+  writer.finish();
+  return writer.total_bytes();
+}
+
+void write_hugging_face(const CandidateInput& input, const QuantizedBlocks& blocks,
+                        const fs::path& folder, Candidate& candidate) {
+  const torch::ScalarType dtype = plain_dtype(input.preflight.grid, input.loader.config());
+  candidate.bytes = write_weights(input, blocks, folder, dtype);
+  const auto& grid = input.preflight.grid;
+  ModelFiles files{.config = input.loader.config(),
+                   .quantization_config = nullptr,
+                   .torch_dtype = dtype_name(dtype),
+                   .source = input.source};
+  if (grid.is_quantized()) {
+    files.quantization_config =
+        quantization_config(input.preflight, {.gptq = input.options.gptq,
+                                              .true_sequential = input.options.true_sequential,
+                                              .has_static_input_scales = grid.static_fp8,
+                                              .double_quant = input.four_bit.double_quant});
+  }
+  write_model_files(folder, files);
+}
+
+io::GgmlType ggml_type(GgufType type) {
+  switch (type) {
+    case GgufType::kQ8_0:
+      return io::GgmlType::kQ8_0;
+    case GgufType::kQ4_0:
+      return io::GgmlType::kQ4_0;
+    case GgufType::kQ4_K:
+      return io::GgmlType::kQ4_K;
+    case GgufType::kF16:
+    case GgufType::kAuto:
+      break;
+  }
+  return io::GgmlType::kF16;
+}
+
+/// Rows of the merged model by name; the last matrix is kept for the rows that follow.
+class MergedRows {
+ public:
+  MergedRows(const model::BlockLoader& loader, const MergedWeights& weights)
+      : loader_(loader), weights_(weights) {}
+
+  void operator()(const std::string& name, int64_t begin, int64_t count, float* out) {
+    const std::string module = name.substr(0, name.rfind('.'));
+    if (!name.starts_with("model.layers.") || !name.ends_with("_proj.weight")) {
+      loader_.checkpoint().tensor_f32_rows(name, begin, count, out);
+      return;
+    }
+    if (module != module_) {
+      matrix_ = weights_.weight(module);
+      module_ = module;
+    }
+    const Tensor rows = matrix_.narrow(0, begin, count).contiguous();
+    std::copy_n(rows.const_data_ptr<float>(), rows.numel(), out);
+  }
+
+ private:
+  const model::BlockLoader& loader_;
+  const MergedWeights& weights_;
+  std::string module_;
+  Tensor matrix_;
+};
+
+void write_gguf_model(const CandidateInput& input, const MergedWeights& weights,
+                      const fs::path& folder, Candidate& candidate, RunLog& log) {
+  const auto& grid = input.preflight.grid;
+  const fs::path file = folder / fmt::format("{}-{}.gguf", input.name, name_of(grid.gguf_type));
+  GgufExportOptions options{.type = ggml_type(grid.gguf_type), .name = input.name};
+  if (grid.gguf_type == GgufType::kQ8_0) options.embedding_type = io::GgmlType::kQ8_0;
+  auto rows = std::make_shared<MergedRows>(input.loader, weights);
+  write_gguf(
+      file, input.loader.config(), input.source, options,
+      [rows](const std::string& name, int64_t begin, int64_t count, float* out) {
+        (*rows)(name, begin, count, out);
+      },
+      log);
+  candidate.model_path = file.filename();
+  candidate.bytes = fs::file_size(file);
+}
+
+/// Everything that decides what the blocks' files hold.
+std::string fingerprint(const CandidateInput& input, MergeBase base) {
+  nlohmann::json facts = {{"source", input.loader.checkpoint().source_hash()},
+                          {"base", name_of(base)},
+                          {"dtype", c10::toString(input.loader.compute_dtype())},
+                          {"four_bit", write_fields(input.four_bit)}};
+  ExportOptions options = input.options;
+  options.output_dir.clear();
+  options.work_dir.clear();
+  options.keep = options.overwrite = options.resume = false;
+  options.evaluation = {};
+  facts["options"] = write_fields(options);
+  io::Sha256 hash;
+  hash.update(facts.dump());
+  if (input.adapter != nullptr) {
+    for (const auto& [module, matrices] : input.adapter->modules) {
+      hash.update(module);
+      for (const Tensor& matrix : {matrices.a, matrices.b}) {
+        const Tensor flat = matrix.contiguous();
+        hash.update({static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()});
+      }
+      hash.update(fmt::format("{}", matrices.scale));
+    }
+  }
+  if (input.calibration != nullptr) {
+    for (const TokenBatch& batch : input.calibration->batches) {
+      hash.update(std::as_bytes(std::span(batch.tokens)));
+      hash.update(std::as_bytes(std::span(batch.segment_starts)));
+    }
+  }
+  return hash.hex();
+}
+
+/// The weights as the product's own reader sees them, against the hashes that the solver left.
+void check_readback(const Candidate& candidate, const CandidateInput& input) {
+  const model::BlockLoader loader({.model_path = candidate.model_path.string(),
+                                   .compute_dtype = model::ComputeDtype::kFloat32,
+                                   .load_in_4bit = false},
+                                  input.four_bit);
+  for (const LinearReport& linear : candidate.linears) {
+    const Tensor read = loader.weight(linear.module).dense_copy(torch::kFloat32);
+    QLORA_CHECK(weight_hash(read) == linear.weight_sha256, FormatError,
+                "[export] {} was read back from {} with other numbers than were written; this is "
+                "a bug, please report it",
+                linear.module, candidate.model_path.string());
+  }
+}
+
+}  // namespace
+
+torch::ScalarType plain_dtype(const ResolvedGrid& grid, const io::HfConfig& source) {
+  const bool is_16bit_format =
+      grid.format == ExportFormat::kHf || grid.format == ExportFormat::kNf4;
+  if (!is_16bit_format) return torch::kHalf;
+  return source.torch_dtype == "float16" ? torch::kHalf : torch::kBFloat16;
+}
+
+Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::path& work_dir,
+                         RunLog& log) {
+  const MergedWeights weights(input.loader, input.adapter, base, input.four_bit);
+  const ResolvedGrid& grid = input.preflight.grid;
+  const fs::path work = work_dir / name_of(base);
+  std::error_code error;
+  fs::create_directories(work, error);
+  QLORA_CHECK(!error, IoError, "[export] the work directory {} cannot be made: {}", work.string(),
+              error.message());
+  Candidate candidate{.base = base, .directory = work / "model"};
+  io::AtomicDirectory folder(candidate.directory, io::IfExists::kReplace);
+  if (grid.format == ExportFormat::kGguf) {
+    write_gguf_model(input, weights, folder.path(), candidate, log);
+  } else {
+    const BlockQuantizer quantizer(input.preflight, input.options, input.four_bit,
+                                   plain_dtype(grid, input.loader.config()));
+    QuantizedBlocks blocks = quantize_blocks(input.loader, weights, quantizer, input.calibration,
+                                             work / "blocks", fingerprint(input, base), log);
+    write_hugging_face(input, blocks, folder.path(), candidate);
+    candidate.linears = std::move(blocks.linears);
+    candidate.seconds = blocks.seconds;
+    candidate.resumed_blocks = blocks.resumed_blocks;
+  }
+  folder.commit();
+  candidate.model_path = candidate.directory / candidate.model_path;
+  check_readback(candidate, input);
+  return candidate;
+}
+
+}  // namespace qlora::exporter

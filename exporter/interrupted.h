@@ -1,0 +1,16 @@
+#pragma once
+
+#include "core/signals.h"
+
+namespace qlora::exporter {
+
+/// Unwinds an export that Ctrl-C or SIGTERM asked to stop. Finished blocks stay in the work
+/// directory; the block that was under way is begun again.
+struct Interrupted {};
+
+/// throws Interrupted where a signal was noted
+inline void check_stop_request() {
+  if (stop_requested()) throw Interrupted{};
+}
+
+}  // namespace qlora::exporter

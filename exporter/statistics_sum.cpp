@@ -1,0 +1,49 @@
+#include "exporter/statistics_sum.h"
+
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace qlora::exporter {
+
+namespace {
+
+constexpr int64_t kTile = 512;  // columns of the Gram matrix made at a time
+
+}  // namespace
+
+StatisticsSum::StatisticsSum(int64_t width)
+    : sum_{.gram = at::zeros({width, width}, torch::kFloat32),
+           .abs_sum = at::zeros({width}, torch::kFloat32),
+           .abs_max = at::zeros({width}, torch::kFloat32),
+           .tokens = 0} {}
+
+void StatisticsSum::add(const torch::Tensor& x) {
+  const torch::Tensor wide = x.to(torch::kFloat32);
+  const int64_t width = wide.size(1);
+  for (int64_t row = 0; row < width; row += kTile) {
+    const int64_t rows = std::min(kTile, width - row);
+    sum_.gram.narrow(0, row, rows)
+        .narrow(1, row, width - row)
+        .addmm_(wide.narrow(1, row, rows).t(), wide.narrow(1, row, width - row));
+  }
+  const torch::Tensor size = wide.abs();
+  sum_.abs_sum += size.sum(0);
+  sum_.abs_max = at::maximum(sum_.abs_max, size.amax(0));
+  sum_.tokens += x.size(0);
+}
+
+quant::LinearStatistics StatisticsSum::result(const std::string& where) {
+  QLORA_CHECK(sum_.abs_sum.isfinite().all().item<bool>(), ValueError,
+              "[export] the activations that {} reads are not finite; the compute type overflows "
+              "or the weights are damaged: try --compute-dtype fp32",
+              where);
+  const torch::Tensor upper = sum_.gram.triu();
+  sum_.gram = upper + upper.triu(1).t();
+  return sum_;
+}
+
+}  // namespace qlora::exporter
