@@ -48,9 +48,9 @@ void check_shape(const std::string& where, const std::string& name,
               shape_text(actual), shape_text(expected));
 }
 
-/// Where the weights of a quantized folder are: under the usual names, else in its only safetensors
-/// file ("gptq_model-4bit-128g.safetensors" of AutoGPTQ).
-fs::path weights_of(const fs::path& folder) {
+}  // namespace
+
+fs::path weights_path(const fs::path& folder) {
   std::error_code error;
   for (const char* usual : {"model.safetensors.index.json", "model.safetensors"}) {
     if (fs::exists(folder / usual, error)) return folder;
@@ -61,8 +61,6 @@ fs::path weights_of(const fs::path& folder) {
   }
   return found.size() == 1 ? found.front() : folder;
 }
-
-}  // namespace
 
 Checkpoint::Checkpoint(const fs::path& path, GgufRounding rounding)
     : path_(path), rounding_(rounding) {
@@ -78,7 +76,7 @@ Checkpoint::Checkpoint(const fs::path& path, GgufRounding rounding)
 void Checkpoint::open_directory() {
   config_ = read_hf_config(path_ / "config.json");
   quantization_ = find_quantization_config(path_, config_.quantization_config);
-  safetensors_ = std::make_unique<SafetensorsReader>(quantization_ ? weights_of(path_) : path_);
+  safetensors_ = std::make_unique<SafetensorsReader>(quantization_ ? weights_path(path_) : path_);
   for (ExpectedTensor& expected : llama_tensors(config_)) add_directory_tensor(std::move(expected));
 }
 

@@ -24,6 +24,10 @@ enum class GgufRounding {
   kNone,  // the dequantized float as it is
 };
 
+/// Where the weights of a quantized folder are: the folder itself where they have the usual names,
+/// else its only safetensors file ("gptq_model-4bit-128g.safetensors" of AutoGPTQ).
+std::filesystem::path weights_path(const std::filesystem::path& folder);
+
 /// One view over the weights of a model, wherever they come from: a Hugging Face directory
 /// (config.json and safetensors) or a GGUF file. Tensors go by their Hugging Face names and rows,
 /// are floats when read, and are never held as a whole: read rows, use them, release.

@@ -16,32 +16,66 @@ torch::Tensor scratch(int64_t rows, int64_t cols, torch::ScalarType dtype) {
   return buffer.narrow(0, 0, bytes).view(dtype).view({rows, cols});
 }
 
+void decode_into(const torch::Tensor& from, const torch::Tensor& out) {
+  out.copy_(from);
+}
+void decode_into(const quant::Nf4Tensor& from, const torch::Tensor& out) {
+  quant::dequantize_nf4_into(from, out);
+}
+void decode_into(const quant::PackedAffine& from, const torch::Tensor& out) {
+  quant::dequantize_packed_into(from, out);
+}
+void decode_into(const quant::Fp8Tensor& from, const torch::Tensor& out) {
+  quant::dequantize_fp8_into(from, out);
+}
+
+int64_t rows_of(const torch::Tensor& t) {
+  return t.size(0);
+}
+int64_t cols_of(const torch::Tensor& t) {
+  return t.size(1);
+}
+int64_t bytes_of(const torch::Tensor& t) {
+  return t.defined() ? static_cast<int64_t>(t.nbytes()) : 0;
+}
+template <class T>
+int64_t rows_of(const T& t) {
+  return t.rows();
+}
+template <class T>
+int64_t cols_of(const T& t) {
+  return t.cols();
+}
+template <class T>
+int64_t bytes_of(const T& t) {
+  return t.size_bytes();
+}
+
 }  // namespace
 
 torch::Tensor FrozenWeight::dense(torch::ScalarType dtype) const {
-  if (!is_quantized()) return std::get<torch::Tensor>(storage_).to(dtype);
+  if (!is_quantized()) return as<torch::Tensor>().to(dtype);
   torch::Tensor tile = scratch(rows(), cols(), dtype);
-  quant::dequantize_nf4_into(quantized(), tile);
+  std::visit([&](const auto& held) { decode_into(held, tile); }, storage_);
   return tile;
 }
 
 torch::Tensor FrozenWeight::dense_copy(torch::ScalarType dtype) const {
-  if (!is_quantized()) return std::get<torch::Tensor>(storage_).to(dtype, false, /*copy=*/true);
-  return quant::dequantize_nf4(quantized(), dtype);
+  torch::Tensor out = at::empty({rows(), cols()}, torch::TensorOptions(dtype));
+  std::visit([&](const auto& held) { decode_into(held, out); }, storage_);
+  return out;
 }
 
 int64_t FrozenWeight::rows() const {
-  return is_quantized() ? quantized().rows() : std::get<torch::Tensor>(storage_).size(0);
+  return std::visit([](const auto& held) { return rows_of(held); }, storage_);
 }
 
 int64_t FrozenWeight::cols() const {
-  return is_quantized() ? quantized().cols() : std::get<torch::Tensor>(storage_).size(1);
+  return std::visit([](const auto& held) { return cols_of(held); }, storage_);
 }
 
 int64_t FrozenWeight::bytes() const {
-  if (is_quantized()) return quantized().size_bytes();
-  const auto& dense = std::get<torch::Tensor>(storage_);
-  return dense.defined() ? static_cast<int64_t>(dense.nbytes()) : 0;
+  return std::visit([](const auto& held) { return bytes_of(held); }, storage_);
 }
 
 }  // namespace qlora::lora

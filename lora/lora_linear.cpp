@@ -57,6 +57,12 @@ struct LinearPass : torch::CustomClassHolder {
   Tensor dropped(const Tensor& x) const {
     return dropout_p > 0 ? dropout(x, dropout_p, key, stream) : x;
   }
+  /// x as the frozen weight's product sees it: rounded where an engine would round it. The gradient
+  /// passes straight through.
+  Tensor base_input(const Tensor& x) const {
+    const auto& quantizer = weight->input_quantizer();
+    return quantizer ? quant::round_inputs(x, *quantizer) : x;
+  }
   /// An adapter matrix as the products see it: rounded to its type, then to the compute type.
   Tensor rounded(const Tensor& master, torch::ScalarType compute_dtype) const {
     return master.to(adapter_dtype).to(compute_dtype);
@@ -69,7 +75,7 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
                         const c10::intrusive_ptr<LinearPass>& pass) {
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
-    const Tensor base = at::mm(x, pass->weight->dense(x.scalar_type()).t());
+    const Tensor base = at::mm(pass->base_input(x), pass->weight->dense(x.scalar_type()).t());
     return lora_sum(base, {}, 0, pass->bias, pass->out_dtype);
   }
 
@@ -91,13 +97,13 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const Tensor delta = at::mm(u, pass->rounded(b, dtype).t());             // [T, N]
     ctx->save_for_backward({x, u, a, b});
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
-    const Tensor w = pass->weight->dense(dtype).t();
+    const Tensor w = pass->weight->dense(dtype).t(), base_x = pass->base_input(x);
     if (pass->out_dtype != dtype) {
-      return lora_sum(at::mm(x, w), delta, pass->scale, pass->bias, pass->out_dtype);
+      return lora_sum(at::mm(base_x, w), delta, pass->scale, pass->bias, pass->out_dtype);
     }
     Tensor addend = delta * pass->scale;
     if (pass->bias.defined()) addend += pass->bias;
-    return product_plus(addend, x, w);
+    return product_plus(addend, base_x, w);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {

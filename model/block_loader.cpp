@@ -2,16 +2,12 @@
 
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
-
 #include "core/error.h"
 #include "model/load.h"
 
 namespace qlora::model {
 
 namespace {
-
-constexpr int64_t kSliceElements = 1 << 20;
 
 constexpr const char* kLinearNames[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                         "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
@@ -27,26 +23,22 @@ BlockLoader::BlockLoader(const ModelOptions& options, const quant::Nf4Options& q
     : options_(options),
       quantization_(quantization),
       compute_dtype_(resolve_compute_dtype(options.compute_dtype)),
-      checkpoint_(options.model_path) {
+      source_(options.model_path) {
   QLORA_CHECK(options.device != DeviceChoice::kCuda, DeviceError,
               "[model] device is cuda, but the decoder of this version runs on the CPU; use "
               "device cpu or auto");
-  const auto& config = checkpoint_.config();
-  QLORA_CHECK(config.quantization_config.empty(), ConfigError,
-              "[model] {} is already quantized ({}); give the 16-bit checkpoint, or a GGUF file",
-              options.model_path, config.quantization_config.substr(0, 80));
 }
 
 torch::Tensor BlockLoader::embedding() const {
-  return dense("model.embed_tokens.weight", compute_dtype_);
+  return source_.dense("model.embed_tokens.weight", compute_dtype_);
 }
 
 torch::Tensor BlockLoader::final_norm() const {
-  return dense("model.norm.weight", torch::kFloat32).view({-1});
+  return source_.dense("model.norm.weight", torch::kFloat32).view({-1});
 }
 
 torch::Tensor BlockLoader::lm_head(const torch::Tensor& embedding) const {
-  return config().tie_word_embeddings ? embedding : dense("lm_head.weight", compute_dtype_);
+  return config().tie_word_embeddings ? embedding : source_.dense("lm_head.weight", compute_dtype_);
 }
 
 std::vector<std::string> BlockLoader::linear_names(int64_t index) {
@@ -62,8 +54,9 @@ DecoderBlock BlockLoader::block_without_weights(int64_t index) const {
   const std::string prefix = block_prefix(index);
   DecoderBlock b;
   b.shape = {c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rms_norm_eps};
-  b.input_norm = dense(prefix + "input_layernorm.weight", torch::kFloat32).view({-1});
-  b.attention_norm = dense(prefix + "post_attention_layernorm.weight", torch::kFloat32).view({-1});
+  b.input_norm = source_.dense(prefix + "input_layernorm.weight", torch::kFloat32).view({-1});
+  b.attention_norm =
+      source_.dense(prefix + "post_attention_layernorm.weight", torch::kFloat32).view({-1});
   const auto names = linear_names(index);
   const auto linears = b.linears();
   for (size_t i = 0; i < linears.size(); ++i) {
@@ -80,36 +73,21 @@ DecoderBlock BlockLoader::block(int64_t index) const {
 
 lora::FrozenWeight BlockLoader::weight(const std::string& module) const {
   const std::string name = module + ".weight";
-  if (options_.load_in_4bit) return lora::FrozenWeight(quantized(name));
-  return lora::FrozenWeight(dense(name, compute_dtype_));
-}
-
-/// A tensor as plain numbers, read in slices so that no second copy of it is ever whole.
-torch::Tensor BlockLoader::dense(const std::string& name, torch::ScalarType dtype) const {
-  const auto& shape = checkpoint_.shape(name);
-  const int64_t rows = shape.size() == 2 ? shape[0] : 1, cols = shape.back();
-  torch::Tensor out = at::empty({rows, cols}, torch::TensorOptions(dtype));
-  const int64_t step = std::max<int64_t>(1, kSliceElements / cols);
-  for (int64_t begin = 0; begin < rows; begin += step) {
-    const int64_t count = std::min(step, rows - begin);
-    torch::Tensor slice = at::empty({count, cols}, torch::kFloat32);
-    checkpoint_.tensor_f32_rows(name, begin, count, slice.mutable_data_ptr<float>());
-    out.narrow(0, begin, count).copy_(slice);
-  }
-  checkpoint_.release(name);
-  return out;
+  if (source_.is_packed(module)) return source_.packed(module);
+  if (quantizes()) return lora::FrozenWeight(quantized(name));
+  return lora::FrozenWeight(source_.dense(name, compute_dtype_));
 }
 
 torch::Tensor BlockLoader::bias(const std::string& module) const {
-  if (!checkpoint_.has(module + ".bias")) return {};
-  return dense(module + ".bias", torch::kFloat32).view({-1});
+  if (!checkpoint().has(module + ".bias")) return {};
+  return source_.dense(module + ".bias", torch::kFloat32).view({-1});
 }
 
 quant::Nf4Tensor BlockLoader::quantized(const std::string& name) const {
-  const auto& shape = checkpoint_.shape(name);
+  const auto& shape = checkpoint().shape(name);
   torch::Tensor weight = at::empty({shape[0], shape[1]}, torch::kFloat32);
-  checkpoint_.tensor_f32(name, weight.mutable_data_ptr<float>());
-  checkpoint_.release(name);
+  checkpoint().tensor_f32(name, weight.mutable_data_ptr<float>());
+  checkpoint().release(name);
   try {
     return quant::quantize_nf4(weight, quantization_);
   } catch (const ValueError& problem) {

@@ -10,6 +10,7 @@
 #include "lora/frozen_weight.h"
 #include "model/decoder_block.h"
 #include "model/model_options.h"
+#include "model/weight_source.h"
 #include "quant/nf4_options.h"
 
 namespace qlora::model {
@@ -20,14 +21,17 @@ namespace qlora::model {
 ///   Threads   const calls may run in parallel
 class BlockLoader {
  public:
-  /// quantization is used where options.load_in_4bit is set: each linear becomes NF4 or FP4.
-  ///   throws    as io::Checkpoint; DeviceError for a device that is not there; ConfigError where
-  ///             the checkpoint is quantized already
+  /// quantization is used where options.load_in_4bit is set: each linear becomes NF4 or FP4. The
+  /// linears of a checkpoint that is quantized already stay as they are.
+  ///   throws    as io::Checkpoint; DeviceError for a device that is not there
   BlockLoader(const ModelOptions& options, const quant::Nf4Options& quantization);
 
-  const io::Checkpoint& checkpoint() const { return checkpoint_; }
-  const io::HfConfig& config() const { return checkpoint_.config(); }
+  const WeightSource& source() const { return source_; }
+  const io::Checkpoint& checkpoint() const { return source_.checkpoint(); }
+  const io::HfConfig& config() const { return checkpoint().config(); }
   torch::ScalarType compute_dtype() const { return compute_dtype_; }
+  /// True where the linears are rounded to NF4 or FP4 while they are read.
+  bool quantizes() const { return options_.load_in_4bit && !source_.is_quantized(); }
   int64_t block_count() const { return config().num_hidden_layers; }
 
   torch::Tensor embedding() const;   // [V, C] compute dtype
@@ -47,14 +51,13 @@ class BlockLoader {
   static std::vector<std::string> linear_names(int64_t index);
 
  private:
-  torch::Tensor dense(const std::string& name, torch::ScalarType dtype) const;
   torch::Tensor bias(const std::string& module) const;
   quant::Nf4Tensor quantized(const std::string& name) const;
 
   ModelOptions options_;
   quant::Nf4Options quantization_;
   torch::ScalarType compute_dtype_;
-  io::Checkpoint checkpoint_;
+  WeightSource source_;
 };
 
 }  // namespace qlora::model

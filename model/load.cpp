@@ -32,6 +32,7 @@ class DecoderLoader {
       : options_(options), quantization_(quantization), log_(log), parts_(options, quantization) {}
 
   Decoder load() {
+    tell_quantization();
     Decoder d;
     d.config_ = parts_.config();
     d.compute_dtype_ = parts_.compute_dtype();
@@ -51,7 +52,7 @@ class DecoderLoader {
   void place_weights(const std::vector<lora::LoraLinear*>& linears) {
     std::vector<std::string> names;
     for (const auto* linear : linears) names.push_back(linear->name() + ".weight");
-    const bool cached = options_.load_in_4bit && !options_.cache_dir.empty();
+    const bool cached = parts_.quantizes() && !options_.cache_dir.empty();
     const Nf4Cache cache(cached ? options_.cache_dir : "",
                          cached ? parts_.checkpoint().source_hash() : "", quantization_);
     if (auto weights = cache.read(names, log_)) {
@@ -70,6 +71,18 @@ class DecoderLoader {
     cache.write(names, weights, log_);
   }
 
+  void tell_quantization() const {
+    const auto& quantization = parts_.checkpoint().quantization();
+    if (!quantization) return;
+    for (const auto& notice : quantization->notices()) {
+      log_.warn(fmt::format("{}: {}", options_.model_path, notice));
+    }
+    if (options_.load_in_4bit) {
+      log_.notice(fmt::format("{} is quantized ({}) and stays as it is; load_in_4bit changes nothing",
+                            options_.model_path, io::describe(quantization->common_form())));
+    }
+  }
+
   /// Quick starts show nothing; the last matrix takes the line away.
   void report(size_t done, size_t of) {
     const double seconds = watch_.seconds();
@@ -77,7 +90,7 @@ class DecoderLoader {
     const double left = seconds * static_cast<double>(of - done) / static_cast<double>(done);
     log_.live(done == of ? ""
                          : fmt::format("{} {} of {} matrices · {} left",
-                                       options_.load_in_4bit ? "quantizing" : "loading", done, of,
+                                       parts_.quantizes() ? "quantizing" : "loading", done, of,
                                        duration_text(left)));
   }
 

@@ -1,0 +1,144 @@
+#include "model/weight_source.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "quant/layouts.h"
+
+namespace qlora::model {
+
+namespace {
+
+constexpr int64_t kSliceElements = 1 << 20;
+
+torch::ScalarType torch_type(const io::TensorView& view) {
+  switch (view.dtype) {
+    case io::DType::kU8:
+      return torch::kUInt8;
+    case io::DType::kI8:
+      return torch::kInt8;
+    case io::DType::kI32:
+      return torch::kInt32;
+    case io::DType::kI64:
+      return torch::kInt64;
+    case io::DType::kF16:
+      return torch::kFloat16;
+    case io::DType::kBF16:
+      return torch::kBFloat16;
+    case io::DType::kF32:
+      return torch::kFloat32;
+    case io::DType::kF8E4M3:
+      return torch::kFloat8_e4m3fn;
+    default:
+      throw FormatError(fmt::format("[model] tensor {} has type {}, which no quantized layout uses",
+                                    view.name, io::dtype_name(view.dtype)));
+  }
+}
+
+/// A copy: the bytes of a mapped file need not be aligned.
+torch::Tensor copied(const io::TensorView& view) {
+  torch::Tensor tensor = at::empty(view.shape, torch::TensorOptions(torch_type(view)));
+  if (!view.bytes.empty()) {
+    std::memcpy(tensor.mutable_data_ptr(), view.bytes.data(), view.bytes.size());
+  }
+  return tensor;
+}
+
+quant::TensorMap parts_of(const io::QuantizedModule& module) {
+  quant::TensorMap parts;
+  for (const auto& [name, view] : module.parts) parts[name] = copied(*view);
+  return parts;
+}
+
+lora::FrozenWeight four_bit(const quant::TensorMap& parts, const io::QuantizedModule& m) {
+  auto nf4 = quant::Nf4Tensor::from_tensors("weight", parts);
+  QLORA_CHECK(nf4.rows() == m.rows && nf4.cols() == m.cols, ShapeError,
+              "[model] the 4-bit state says [{}, {}], the config asks for [{}, {}]", nf4.rows(),
+              nf4.cols(), m.rows, m.cols);
+  return lora::FrozenWeight(std::move(nf4));
+}
+
+lora::FrozenWeight decoded(const quant::TensorMap& parts, const io::QuantizedModule& m) {
+  using quant::CompressedFormat;
+  using quant::GptqFormat;
+  const int64_t bits = m.form.bits, size = m.form.group_size;
+  const auto packed = [](const quant::AffineTensor& t) {
+    return lora::FrozenWeight(quant::pack_affine(t));
+  };
+  switch (m.form.form) {
+    case io::PackedForm::kGptq:
+      return packed(quant::from_gptq(parts, GptqFormat::kV1, bits, size));
+    case io::PackedForm::kGptqV2:
+      return packed(quant::from_gptq(parts, GptqFormat::kV2, bits, size));
+    case io::PackedForm::kAwqGemm:
+      return packed(quant::from_awq_gemm(parts, size));
+    case io::PackedForm::kPackQuantized:
+      return packed(quant::from_compressed_tensors(parts, CompressedFormat::kPackQuantized, bits));
+    case io::PackedForm::kIntQuantized:
+      return packed(quant::from_compressed_tensors(parts, CompressedFormat::kIntQuantized, bits));
+    case io::PackedForm::kFloatQuantized:
+      return lora::FrozenWeight(quant::from_float_quantized(parts));
+    case io::PackedForm::kBnbFourBit:
+      return four_bit(parts, m);
+    case io::PackedForm::kBnbInt8:
+      break;
+  }
+  return packed(quant::from_llm_int8(parts));
+}
+
+/// What the engine that the format is made for does to the inputs.
+void set_inputs(lora::FrozenWeight& weight, const io::QuantizedForm& form) {
+  using quant::InputRounding;
+  switch (form.inputs) {
+    case io::InputForm::kPlain:
+      return;
+    case io::InputForm::kInt8PerToken:
+      return weight.set_input_quantizer({InputRounding::kInt8PerToken});
+    case io::InputForm::kInt8WithOutliers:
+      return weight.set_input_quantizer({.rounding = InputRounding::kInt8WithOutliers,
+                                         .threshold = static_cast<float>(form.outlier_threshold)});
+    case io::InputForm::kFp8PerToken:
+      return weight.set_input_quantizer({InputRounding::kFp8PerToken});
+    case io::InputForm::kFp8Static:
+      return weight.set_input_quantizer(
+          {InputRounding::kFp8Static, weight.as<quant::Fp8Tensor>().input_scale.item<float>()});
+  }
+}
+
+}  // namespace
+
+torch::Tensor WeightSource::dense(const std::string& name, torch::ScalarType dtype) const {
+  if (checkpoint_.is_quantized(name)) {
+    return packed(name.substr(0, name.size() - std::string(".weight").size())).dense_copy(dtype);
+  }
+  const auto& shape = checkpoint_.shape(name);
+  const int64_t rows = shape.size() == 2 ? shape[0] : 1, cols = shape.back();
+  torch::Tensor out = at::empty({rows, cols}, torch::TensorOptions(dtype));
+  const int64_t step = std::max<int64_t>(1, kSliceElements / cols);
+  for (int64_t begin = 0; begin < rows; begin += step) {
+    const int64_t count = std::min(step, rows - begin);
+    torch::Tensor slice = at::empty({count, cols}, torch::kFloat32);
+    checkpoint_.tensor_f32_rows(name, begin, count, slice.mutable_data_ptr<float>());
+    out.narrow(0, begin, count).copy_(slice);
+  }
+  checkpoint_.release(name);
+  return out;
+}
+
+lora::FrozenWeight WeightSource::packed(const std::string& module) const {
+  const io::QuantizedModule& m = checkpoint_.quantized_module(module);
+  try {
+    lora::FrozenWeight weight = decoded(parts_of(m), m);
+    set_inputs(weight, m.form);
+    checkpoint_.release(module + ".weight");
+    return weight;
+  } catch (const Error& problem) {
+    throw FormatError(
+        fmt::format("[model] {} of {}: {}", module, checkpoint_.path().string(), problem.what()));
+  }
+}
+
+}  // namespace qlora::model
