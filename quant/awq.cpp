@@ -8,6 +8,8 @@
 
 #include "quant/affine.h"
 #include "quant/affine_backend.h"
+#include "quant/awq_backend.h"
+#include "quant/awq_composed.h"
 #include "quant/checks.h"
 
 namespace qlora::quant {
@@ -15,8 +17,11 @@ namespace {
 
 using torch::Tensor;
 
-/// Rows whose candidates are held at once by the clip search.
-constexpr int64_t kClipElements = 1 << 22;
+/// From so many rows on, every kSampled-th of them tells which candidates are tried on all.
+constexpr int64_t kRowsToSample = 512;
+constexpr int64_t kSampled = 4;
+/// A candidate is tried on all rows where the sampled ones lose at most so much more than the best.
+constexpr double kSampledMargin = 1.05;
 
 void check_inputs(std::span<const Tensor> weights, const LinearStatistics& s, bool sums) {
   QLORA_CHECK(!weights.empty(), ShapeError, "[quant] no weight was given, allowed at least one");
@@ -68,6 +73,34 @@ Tensor normalized(const Tensor& s, const Tensor& counts) {
                       torch::ones_like(s));
 }
 
+struct Candidate {
+  Tensor scales;
+  double alpha = 0;
+  bool uses_weight = false;
+  double sampled_loss = 0;
+};
+
+/// Both forms over all exponents; `relative` is undefined where only the first is tried.
+std::vector<Candidate> scale_candidates(const Tensor& size, const Tensor& counts,
+                                        const Tensor& relative, int64_t steps) {
+  std::vector<Candidate> candidates;
+  for (int64_t step = 0; step < steps; ++step) {
+    const double alpha = static_cast<double>(step) / static_cast<double>(steps);
+    const auto s = size.pow(alpha);
+    if (step > 0) candidates.push_back({normalized(s, counts), alpha, false});
+    if (!relative.defined()) continue;
+    const auto both = s / relative.clamp_min(1e-6).pow(1 - alpha);
+    candidates.push_back({normalized(both, counts), alpha, true});
+  }
+  return candidates;
+}
+
+int64_t total_rows(const std::vector<Tensor>& weights) {
+  int64_t rows = 0;
+  for (const Tensor& w : weights) rows += w.size(0);
+  return rows;
+}
+
 /// round(w · s) / s - w.  [N, K]
 Tensor scaled_error(const Tensor& w, const Tensor& s, const AffineOptions& affine,
                     int64_t group_size) {
@@ -88,28 +121,11 @@ Tensor scaled_error(const Tensor& w, const Tensor& s, const AffineOptions& affin
   return error;
 }
 
-/// Greatest magnitudes that are tried for each element of `most` [N, 1]: [C, N, 1].
-Tensor tried_magnitudes(const Tensor& most, const AwqOptions& o) {
-  std::vector<float> parts;
-  for (int64_t step = 0; step < o.clip_steps; ++step) {
-    const double part = 1 - static_cast<double>(step) / static_cast<double>(o.clip_steps);
-    if (step > 0 && part < o.clip_least) break;
-    parts.push_back(static_cast<float>(part));
-  }
-  const auto factors = torch::tensor(parts, most.options()).view({-1, 1, 1});
-  return most.unsqueeze(0) * factors;
-}
-
-/// Best magnitudes [N, 1] of one group's weights [N, G] with the group's part of the Gram matrix.
-Tensor best_magnitudes(const Tensor& w, const Tensor& gram, const AffineOptions& affine,
-                       const AwqOptions& options) {
-  const auto tried = tried_magnitudes(w.abs().amax({1}, true), options);
-  const auto cut = torch::minimum(torch::maximum(w.unsqueeze(0), -tried), tried);
-  AffineOptions whole_row = affine;
-  whole_row.group_size = -1;
-  const auto d = round_to_grid(cut.view({-1, w.size(1)}), whole_row).view(cut.sizes()) - w;
-  const auto errors = (torch::matmul(d, gram) * d).sum(2);  // [C, N]
-  return tried.gather(0, errors.argmin(0).view({1, -1, 1})).squeeze(0);
+/// Candidates of the clip search: every part of the whole magnitude that is not below clip_least.
+int64_t clip_candidates(const AwqOptions& o) {
+  int64_t tried = 1;
+  while (tried < o.clip_steps && kept_magnitude(tried, o.clip_steps) >= o.clip_least) ++tried;
+  return tried;
 }
 
 }  // namespace
@@ -128,53 +144,61 @@ AwqScales awq_scales(std::span<const Tensor> given, const LinearStatistics& stat
   const auto counts = size.gt(0);
   const auto relative = options.duo_scaling ? relative_size(weights, group_size) : Tensor();
 
-  const auto loss_of = [&](const Tensor& s) {
+  const auto loss_of = [&](const Tensor& s, int64_t every) {
     double loss = 0;
     for (const Tensor& w : weights) {
-      loss += output_error(scaled_error(w, s, affine, group_size), statistics);
+      const auto rows = every == 1 ? w : w.slice(0, 0, w.size(0), every).contiguous();
+      loss += output_error(scaled_error(rows, s, affine, group_size), statistics);
     }
     return loss;
   };
-  AwqScales best{.scales = torch::ones_like(size)};
-  best.loss_before = best.loss = loss_of(best.scales);
-  for (int64_t step = 0; step < options.scale_steps; ++step) {
-    const double alpha = static_cast<double>(step) / static_cast<double>(options.scale_steps);
-    for (const bool uses_weight : {false, true}) {
-      if (uses_weight ? !options.duo_scaling : step == 0) continue;  // α = 0 alone: all 1
-      auto s = size.pow(alpha);
-      if (uses_weight) s = s / relative.clamp_min(1e-6).pow(1 - alpha);
-      s = normalized(s, counts);
-      const double loss = loss_of(s);
-      if (!(loss < best.loss)) continue;
-      best.scales = s;
-      best.alpha = alpha;
-      best.uses_weight = uses_weight;
-      best.loss = loss;
+  std::vector<Candidate> candidates = scale_candidates(size, counts, relative, options.scale_steps);
+  if (total_rows(weights) >= kRowsToSample) {
+    double least = std::numeric_limits<double>::infinity();
+    for (Candidate& c : candidates) {
+      c.sampled_loss = loss_of(c.scales, kSampled);
+      least = std::min(least, c.sampled_loss);
     }
+    std::erase_if(candidates,
+                  [&](const Candidate& c) { return !(c.sampled_loss <= kSampledMargin * least); });
+  }
+  AwqScales best{.scales = torch::ones_like(size)};
+  best.loss_before = best.loss = loss_of(best.scales, 1);
+  for (const Candidate& c : candidates) {
+    const double loss = loss_of(c.scales, 1);
+    if (!(loss < best.loss)) continue;
+    best.scales = c.scales;
+    best.alpha = c.alpha;
+    best.uses_weight = c.uses_weight;
+    best.loss = loss;
   }
   return best;
 }
 
-torch::Tensor awq_clip(const Tensor& weight, const LinearStatistics& statistics,
+torch::Tensor awq_clip(const Tensor& given, const LinearStatistics& statistics,
                        const AffineOptions& affine, const AwqOptions& options) {
   const at::NoGradGuard no_grad;
-  check_inputs({&weight, 1}, statistics, false);
-  const int64_t group_size = checked_group_size(weight.size(1), affine);
-  const int64_t rows_at_once =
-      std::max<int64_t>(1, kClipElements / (group_size * std::max<int64_t>(1, options.clip_steps)));
-  auto magnitudes = torch::empty({weight.size(0), weight.size(1) / group_size}, weight.options());
-  for (int64_t g = 0; g < magnitudes.size(1); ++g) {
-    const auto gram = statistics.gram.narrow(0, g * group_size, group_size)
-                          .narrow(1, g * group_size, group_size)
-                          .contiguous();
-    for (int64_t row = 0; row < weight.size(0); row += rows_at_once) {
-      const int64_t rows = std::min(rows_at_once, weight.size(0) - row);
-      const auto w = weight.narrow(0, row, rows).narrow(1, g * group_size, group_size).contiguous();
-      magnitudes.narrow(0, row, rows)
-          .narrow(1, g, 1)
-          .copy_(best_magnitudes(w, gram, affine, options));
-    }
+  check_inputs({&given, 1}, statistics, false);
+  const int64_t group_size = checked_group_size(given.size(1), affine);
+  affine_grids(given, affine);  // says which element or scale is at fault
+  if (!given.is_cpu()) {
+    return composed::awq_clip(given, statistics.gram, affine, group_size, options.clip_steps,
+                              clip_candidates(options));
   }
+  const auto weight = given.contiguous(), gram = statistics.gram.contiguous();
+  // Rows whose narrowed grid would leave its type keep their whole range.
+  auto magnitudes = weight.abs().view({weight.size(0), -1, group_size}).amax({2});
+  int64_t bad = weight.size(0);
+  cpu::search_clip({.weight = weight.const_data_ptr<float>(),
+                    .rows = weight.size(0),
+                    .cols = weight.size(1),
+                    .group_size = group_size,
+                    .options = affine,
+                    .gram = gram.const_data_ptr<float>(),
+                    .steps = options.clip_steps,
+                    .tried = clip_candidates(options),
+                    .magnitudes = magnitudes.mutable_data_ptr<float>(),
+                    .first_bad_row = &bad});
   return magnitudes;
 }
 

@@ -11,43 +11,15 @@
 #include <algorithm>
 
 #include "core/parallel.h"
-#include "quant/affine_lanes-inl.h"
+#include "quant/row_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace qlora::quant::HWY_NAMESPACE {
 
-// One row of the weight per lane: a tile holds `lanes` rows, column after column. Nothing is ever
-// summed across lanes, so the width of a register changes no bit.
-
-constexpr int64_t kMostLanes = 16;
-using Tag = hn::CappedTag<float, kMostLanes>;
-using Lanes = hn::Vec<Tag>;
-
-/// Grids of the rows of a tile.
-struct TileGrids {
-  HWY_ALIGN float scales[kMostLanes] = {};
-  HWY_ALIGN float zeros[kMostLanes] = {};
-};
-
-struct TileGrid {
-  Lanes scale, zero, top;
-
-  HWY_INLINE TileGrid(const TileGrids& g, int64_t bits)
-      : scale(hn::Load(Tag(), g.scales)),
-        zero(hn::Load(Tag(), g.zeros)),
-        top(hn::Set(Tag(), static_cast<float>(affine_max_code(bits)))) {}
-
-  HWY_INLINE Lanes code(Lanes w) const {
-    const auto code = hn::Add(hn::Round(hn::Div(w, scale)), zero);
-    return hn::IfThenElseZero(hn::Gt(code, hn::Zero(Tag())), hn::Min(code, top));
-  }
-  HWY_INLINE Lanes value(Lanes code) const { return hn::Mul(hn::Sub(code, zero), scale); }
-};
-
 /// w[j] -= e · u[j] for columns [begin, end) of a tile.
 HWY_INLINE void subtract(Lanes e, const float* u, int64_t begin, int64_t end, float* w) {
   const Tag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t lanes = tile_rows();
   for (int64_t j = begin; j < end; ++j) {
     float* at = w + j * lanes;
     hn::Store(hn::Sub(hn::Load(d, at), hn::Mul(e, hn::Set(d, u[j]))), d, at);
@@ -66,7 +38,7 @@ struct Tile {
 HWY_INLINE Lanes squared_error(const float* w, const float* weight, int64_t count,
                                const TileGrid& grid) {
   const Tag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t lanes = tile_rows();
   auto sum = hn::Zero(d);
   for (int64_t k = 0; k < count; ++k) {
     const auto x = hn::Load(d, w + k * lanes);
@@ -79,7 +51,7 @@ HWY_INLINE Lanes squared_error(const float* w, const float* weight, int64_t coun
 /// Squared error that GPTQ ends with in columns [first, first + count) of a tile on a grid.
 HWY_INLINE Lanes gptq_error(const Tile& t, int64_t first, int64_t count, const TileGrid& grid) {
   const Tag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t lanes = tile_rows();
   std::copy_n(t.w + first * lanes, count * lanes, t.scratch);
   auto sum = hn::Zero(d);
   for (int64_t k = 0; k < count; ++k) {
@@ -92,25 +64,11 @@ HWY_INLINE Lanes gptq_error(const Tile& t, int64_t first, int64_t count, const T
   return sum;
 }
 
-/// Range of each row of a tile over `count` columns.
-HWY_INLINE void tile_range(const float* w, int64_t count, float* lows, float* highs) {
-  const Tag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto low = hn::Load(d, w), high = low;
-  for (int64_t k = 1; k < count; ++k) {
-    const auto x = hn::Load(d, w + k * lanes);
-    low = hn::Min(low, x);
-    high = hn::Max(high, x);
-  }
-  hn::Store(low, d, lows);
-  hn::Store(high, d, highs);
-}
-
 /// Grids of the group in columns [first, first + count) of a tile. False where one is not finite.
 bool fit_tile(const Tile& t, int64_t first, int64_t count, const GridSearch& s,
               const float* column_weight, TileGrids& best) {
   const Tag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t lanes = tile_rows();
   const float* w = t.w + first * lanes;
   HWY_ALIGN float lows[kMostLanes] = {}, highs[kMostLanes] = {};
   HWY_ALIGN float errors[kMostLanes] = {}, least[kMostLanes] = {};
@@ -119,12 +77,7 @@ bool fit_tile(const Tile& t, int64_t first, int64_t count, const GridSearch& s,
   for (int64_t step = 0; step < steps; ++step) {
     const float part = kept_range(step, steps, s.least);
     TileGrids tried;
-    for (int64_t r = 0; r < lanes; ++r) {
-      const AffineGrid grid = affine_grid(lows[r] * part, highs[r] * part, s.affine);
-      if (!is_finite_bits(float_bits(grid.scale))) return false;
-      tried.scales[r] = grid.scale;
-      tried.zeros[r] = static_cast<float>(grid.zero);
-    }
+    if (!fit_lanes(lows, highs, part, s.affine, tried)) return false;
     if (steps == 1) {
       best = tried;
       break;
@@ -141,16 +94,6 @@ bool fit_tile(const Tile& t, int64_t first, int64_t count, const GridSearch& s,
     }
   }
   return true;
-}
-
-/// Columns [begin, end) of rows [row, row + live); lanes beyond repeat the last row.
-void load_tile(const float* weight, int64_t cols, int64_t row, int64_t live, int64_t begin,
-               int64_t end, float* w) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(Tag()));
-  for (int64_t r = 0; r < lanes; ++r) {
-    const float* from = weight + (row + std::min(r, live - 1)) * cols + begin;
-    for (int64_t k = 0; k < end - begin; ++k) w[k * lanes + r] = from[k];
-  }
 }
 
 void store_grids(const TileGrids& grids, int64_t row, int64_t live, int64_t groups, int64_t group,
@@ -179,7 +122,7 @@ int64_t tile_end(const GptqBlockArgs& a) {
 /// One tile of rows through the columns of the block. False where a grid is not finite.
 bool round_tile(const GptqBlockArgs& a, int64_t row, int64_t live, const Tile& t) {
   const Tag d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t lanes = tile_rows();
   const int64_t width = a.end - a.begin;
   HWY_ALIGN float codes[kMostLanes] = {}, errors[kMostLanes] = {};
   TileGrids grids;
@@ -214,7 +157,7 @@ bool round_tile(const GptqBlockArgs& a, int64_t row, int64_t live, const Tile& t
 }
 
 void gptq_tiles(const GptqBlockArgs& a, int64_t begin, int64_t end) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(Tag()));
+  const int64_t lanes = tile_rows();
   const int64_t last = tile_end(a);
   const auto w = hwy::AllocateAligned<float>((last - a.begin) * lanes);
   const auto scratch = hwy::AllocateAligned<float>((last - a.begin) * lanes);
@@ -227,7 +170,7 @@ void gptq_tiles(const GptqBlockArgs& a, int64_t begin, int64_t end) {
 }
 
 void search_tiles(const GridSearchArgs& a, int64_t begin, int64_t end) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(Tag()));
+  const int64_t lanes = tile_rows();
   const auto w = hwy::AllocateAligned<float>(a.cols * lanes);
   const Tile tile{nullptr, a.cols, w.get(), nullptr};
   const int64_t groups = a.cols / a.group_size;

@@ -9,6 +9,7 @@ namespace {
 
 /// Rows whose products are held at once.
 constexpr int64_t kRowsAtOnce = 512;
+constexpr int64_t kColumnsAtOnce = 192;
 
 }  // namespace
 
@@ -38,11 +39,21 @@ double output_error(const torch::Tensor& difference, const LinearStatistics& sta
   QLORA_CHECK(statistics.tokens > 0, ValueError,
               "[quant] the statistics hold {} tokens, allowed at least 1; calibrate first",
               statistics.tokens);
+  // The Gram matrix is symmetric: a block of its rows from the diagonal on, what stands right of
+  // the diagonal block twice. The products of a row are f32; their sum is f64.
+  const int64_t cols = gram.size(0);
   auto sum = torch::zeros({}, difference.options().dtype(torch::kFloat64));
   for (int64_t row = 0; row < difference.size(0); row += kRowsAtOnce) {
     const auto d = difference.narrow(0, row, std::min(kRowsAtOnce, difference.size(0) - row));
-    // The products of a row are f32; their sum over rows and columns is f64.
-    sum += torch::mul(torch::matmul(d, gram), d).sum(torch::kFloat64);
+    for (int64_t col = 0; col < cols; col += kColumnsAtOnce) {
+      const int64_t width = std::min(kColumnsAtOnce, cols - col);
+      const auto own = d.narrow(1, col, width), rest = d.narrow(1, col, cols - col);
+      auto product = torch::matmul(own, gram.narrow(0, col, width).narrow(1, col, cols - col));
+      product.mul_(rest);
+      sum += product.sum(torch::kFloat64)
+                 .mul_(2)
+                 .sub_(product.narrow(1, 0, width).sum(torch::kFloat64));
+    }
   }
   return sum.item<double>() / static_cast<double>(statistics.tokens);
 }

@@ -36,12 +36,4 @@ torch::Tensor smoothquant_scales(std::span<const torch::Tensor> weights,
   return torch::where(is_sound, s, torch::ones_like(s));
 }
 
-torch::Tensor rounded_activations_int8(const torch::Tensor& x) {
-  const at::NoGradGuard no_grad;
-  const auto rows = x.to(torch::kFloat32);
-  const auto scale =
-      (rows.abs().amax({-1}, true) / torch::full({1}, 127.0, rows.options())).clamp_min(0x1p-126);
-  return ((rows / scale).round().clamp(-127, 127) * scale).to(x.scalar_type());
-}
-
 }  // namespace qlora::quant

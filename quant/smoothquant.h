@@ -18,8 +18,4 @@ namespace qlora::quant {
 torch::Tensor smoothquant_scales(std::span<const torch::Tensor> weights,
                                  const LinearStatistics& statistics, double alpha = 0.5);
 
-/// What an engine makes of inputs [..., K] at run time: each token on its own symmetric 8-bit grid
-/// (scale max|x| / 127), and back.
-torch::Tensor rounded_activations_int8(const torch::Tensor& x);
-
 }  // namespace qlora::quant

@@ -8,6 +8,8 @@
 
 #include "core/error.h"
 #include "quant/affine.h"
+#include "quant/awq_composed.h"
+#include "tests/quant/cpu_case.h"
 #include "tests/quant/errors.h"
 
 namespace qlora::quant {
@@ -91,6 +93,23 @@ TEST(Awq, FindsTheScalesThatBruteForceFinds) {
   }
 }
 
+TEST(Awq, AQuarterOfManyRowsRulesOutWhatLosesMore) {
+  const int64_t cols = 64;
+  const auto x = uneven_inputs(200, cols, 30);
+  const std::vector<Tensor> weights = {normal({400, cols}, 31), normal({200, cols}, 32)};
+  const AffineOptions affine{.bits = 3, .group_size = 32};
+  const AwqScales found = awq_scales(weights, statistics_of(x), affine, {});
+  double least = loss_with(x, weights, torch::ones({cols}), affine);
+  for (int step = 0; step < 20; ++step) {
+    for (const bool uses_weight : {false, true}) {
+      const auto s = scales_of(x, weights, step / 20.0, uses_weight, 32);
+      least = std::min(least, loss_with(x, weights, s, affine));
+    }
+  }
+  EXPECT_LE(found.loss, 1.001 * least);
+  EXPECT_NEAR(loss_with(x, weights, found.scales, affine), found.loss, 1e-4 * found.loss);
+}
+
 TEST(Awq, ChangesNothingWhereNothingIsBetter) {
   // Weights that lie on a grid already: no rounding error without scales.
   auto w = torch::randint(-8, 8, {16, 32}, at::make_generator<at::CPUGeneratorImpl>(uint64_t{5}),
@@ -166,6 +185,33 @@ TEST(Awq, ClipsAsBruteForceDoes) {
       const auto cut = clipped(w, found);
       const double before = seen_loss(x, round_to_grid(w, affine) - w);
       EXPECT_LT(seen_loss(x, round_to_grid(cut, affine) - w), before);
+    }
+  }
+}
+
+TEST(Awq, TheClipSearchLosesNoMoreThanTheCompositionOfLibtorch) {
+  const int64_t rows = 53, cols = 192;
+  const auto s = statistics_of(uneven_inputs(300, cols, 16));
+  const auto w = normal({rows, cols}, 17);
+  for (const int64_t size : {64, 24}) {
+    const AffineOptions affine{.bits = 3, .group_size = size};
+    const auto ours = awq_clip(w, s, affine, {});
+    const auto composition = composed::awq_clip(w, s.gram, affine, size, 20, 11);
+    // Sums in another order may decide between two magnitudes of almost the same error.
+    EXPECT_LE(ours.ne(composition).sum().item<int64_t>(), ours.numel() / 200);
+  }
+}
+
+TEST(Awq, TheInstructionSetAndTheThreadCountChangeNoClip) {
+  const auto s = statistics_of(uneven_inputs(200, 96, 18));
+  const auto w = normal({45, 96}, 19);
+  const AffineOptions affine{.bits = 4, .group_size = 32};
+  const auto want = awq_clip(w, s, affine, {});
+  for (const int64_t target : testing::simd_targets()) {
+    const testing::UseSimdTarget use(target);
+    for (const int threads : {1, 3}) {
+      const testing::UseThreads with(threads);
+      EXPECT_TRUE(torch::equal(awq_clip(w, s, affine, {}), want));
     }
   }
 }

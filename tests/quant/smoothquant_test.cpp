@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "quant/activations.h"
 #include "quant/affine.h"
 #include "tests/quant/errors.h"
 
@@ -61,19 +62,6 @@ TEST(Smoothquant, ScalesAreSoundForEmptyAndExtremeColumns) {
   EXPECT_TRUE(s.isfinite().logical_and(s.gt(0)).all().item<bool>());
   EXPECT_EQ(s[0].item<float>(), 1);
   EXPECT_EQ(s[1].item<float>(), 1);
-}
-
-TEST(Smoothquant, RoundsEachTokenToItsOwnEightBits) {
-  auto x = normal({5, 7, 33}, 7);
-  x[2].zero_();
-  const auto rounded = rounded_activations_int8(x);
-  const auto scale = x.abs().amax({-1}, true) / 127;
-  EXPECT_TRUE((rounded - x).abs().le(scale * 0.5001f).all().item<bool>());
-  EXPECT_TRUE(torch::equal(rounded[2], torch::zeros({7, 33})));
-  const auto steps = rounded[0] / scale[0];
-  EXPECT_TRUE(torch::allclose(steps, steps.round(), 0, 1e-3));
-  EXPECT_LE(steps.abs().max().item<float>(), 127.001f);
-  EXPECT_EQ(rounded_activations_int8(x.to(torch::kBFloat16)).scalar_type(), torch::kBFloat16);
 }
 
 TEST(Smoothquant, RefusesWhatDoesNotFit) {
