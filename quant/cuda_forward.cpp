@@ -26,5 +26,11 @@ void quantize_blockwise8(const Blockwise8QuantArgs& args) {
 void dequantize_blockwise8(const Blockwise8DequantArgs& args) {
   module().dequantize_blockwise8(args);
 }
+void dequantize_packed(const PackedAffineArgs& args) {
+  module().dequantize_packed(args);
+}
+void dequantize_fp8(const Fp8DequantArgs& args) {
+  module().dequantize_fp8(args);
+}
 
 }  // namespace qlora::quant::cuda

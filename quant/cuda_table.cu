@@ -8,7 +8,9 @@ constexpr CudaTable kTable = {{CudaTable::kVersion, sizeof(CudaTable)},
                               &cuda::quantize_nf4,
                               &cuda::mean,
                               &cuda::quantize_blockwise8,
-                              &cuda::dequantize_blockwise8};
+                              &cuda::dequantize_blockwise8,
+                              &cuda::dequantize_packed,
+                              &cuda::dequantize_fp8};
 
 }  // namespace
 }  // namespace qlora::quant

@@ -1,10 +1,12 @@
 #include "quant/fp8.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/DeviceGuard.h>
 
 #include "core/device.h"
 #include "core/error.h"
 #include "quant/affine_math.h"
+#include "quant/checks.h"
 #include "quant/fp8_backend.h"
 #include "quant/fp8_math.h"
 
@@ -79,21 +81,32 @@ Fp8Tensor quantize_fp8(const torch::Tensor& any_weight, Fp8Scaling scaling, Scal
 }
 
 void dequantize_fp8_into(const Fp8Tensor& t, const torch::Tensor& out) {
-  QLORA_CHECK(out.is_contiguous() && out.numel() == t.codes.numel() && out.is_cpu(), ShapeError,
-              "[quant] out has shape {}{}, allowed a contiguous CPU tensor of {} x {} elements",
+  QLORA_CHECK(out.is_contiguous() && out.numel() == t.codes.numel(), ShapeError,
+              "[quant] out has shape {}{}, allowed a contiguous tensor of {} x {} elements",
               c10::str(out.sizes()), out.is_contiguous() ? "" : " (not contiguous)", t.rows(),
               t.cols());
-  cpu::dequantize_fp8({.codes = t.codes.const_data_ptr<uint8_t>(),
-                       .scales = t.scales.const_data_ptr<float>(),
-                       .scale_per_row = t.per_row(),
-                       .rows = t.rows(),
-                       .cols = t.cols(),
-                       .out = out.mutable_data_ptr(),
-                       .out_kind = float_kind(out.scalar_type())});
+  check_device(t.codes, "weight");
+  QLORA_CHECK(out.device() == t.codes.device(), DeviceError,
+              "[quant] out is on {}, allowed {}, where the weight is", out.device().str(),
+              t.codes.device().str());
+  const c10::OptionalDeviceGuard guard(t.codes.device());
+  const Fp8DequantArgs args{.codes = t.codes.const_data_ptr<uint8_t>(),
+                            .scales = t.scales.const_data_ptr<float>(),
+                            .scale_per_row = t.per_row(),
+                            .rows = t.rows(),
+                            .cols = t.cols(),
+                            .out = out.mutable_data_ptr(),
+                            .out_kind = float_kind(out.scalar_type()),
+                            .stream = stream_of(t.codes)};
+  if (t.codes.is_cuda()) {
+    cuda::dequantize_fp8(args);
+  } else {
+    cpu::dequantize_fp8(args);
+  }
 }
 
 torch::Tensor dequantize_fp8(const Fp8Tensor& t) {
-  auto out = torch::empty({t.rows(), t.cols()}, torch::kFloat32);
+  auto out = torch::empty({t.rows(), t.cols()}, t.codes.options().dtype(torch::kFloat32));
   dequantize_fp8_into(t, out);
   return out;
 }

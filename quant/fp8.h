@@ -33,7 +33,7 @@ Fp8Tensor quantize_fp8(const torch::Tensor& weight, Fp8Scaling scaling, ScaleTyp
 torch::Tensor dequantize_fp8(const Fp8Tensor& t);
 
 /// Same into memory that is already there, rounded once to its type.
-///   out       contiguous, N·K elements, f32, f16 or bf16, CPU
+///   out       contiguous, N·K elements, f32, f16 or bf16, on the device of t
 void dequantize_fp8_into(const Fp8Tensor& t, const torch::Tensor& out);
 
 }  // namespace qlora::quant

@@ -16,10 +16,16 @@ struct Fp8DequantArgs {
   int64_t cols;
   void* out;  // [rows, cols]
   FloatKind out_kind;
+  void* stream = nullptr;  // cudaStream_t
 };
 
 namespace cpu {
 void dequantize_fp8(const Fp8DequantArgs& args);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void dequantize_fp8(const Fp8DequantArgs& args);
+}  // namespace cuda
 
 }  // namespace qlora::quant

@@ -1,6 +1,7 @@
 #include "quant/packed_affine.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 
@@ -8,6 +9,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "quant/affine_math.h"
+#include "quant/checks.h"
 #include "quant/packed_affine_backend.h"
 
 namespace qlora::quant {
@@ -113,27 +115,35 @@ void dequantize_packed_into(const PackedAffine& t, const torch::Tensor& out) {
               "[quant] out has shape {}{}, allowed a contiguous tensor of {} x {} elements",
               c10::str(out.sizes()), out.is_contiguous() ? "" : " (not contiguous)", t.rows(),
               t.cols());
-  QLORA_CHECK(out.is_cpu() && t.codes.is_cpu(), DeviceError,
-              "[quant] a packed weight on {} and out on {}, allowed both on the CPU",
-              t.codes.device().str(), out.device().str());
-  cpu::dequantize_packed(
-      {.codes = t.codes.const_data_ptr<uint8_t>(),
-       .row_bytes = t.codes.size(1),
-       .two_a_byte = t.bits != 8,
-       .scales = t.scales.const_data_ptr(),
-       .scale_kind = float_kind(t.scales.scalar_type()),
-       .zeros = t.zeros.const_data_ptr<uint8_t>(),
-       .group_of = t.group_of.defined() ? t.group_of.const_data_ptr<int32_t>() : nullptr,
-       .rows = t.rows(),
-       .cols = t.cols(),
-       .groups = t.groups(),
-       .group_size = t.cols() / t.groups(),
-       .out = out.mutable_data_ptr(),
-       .out_kind = float_kind(out.scalar_type())});
+  check_device(t.codes, "weight");
+  QLORA_CHECK(out.device() == t.codes.device(), DeviceError,
+              "[quant] out is on {}, allowed {}, where the weight is", out.device().str(),
+              t.codes.device().str());
+  const c10::OptionalDeviceGuard guard(t.codes.device());
+  const PackedAffineArgs args{
+      .codes = t.codes.const_data_ptr<uint8_t>(),
+      .row_bytes = t.codes.size(1),
+      .two_a_byte = t.bits != 8,
+      .scales = t.scales.const_data_ptr(),
+      .scale_kind = float_kind(t.scales.scalar_type()),
+      .zeros = t.zeros.const_data_ptr<uint8_t>(),
+      .group_of = t.group_of.defined() ? t.group_of.const_data_ptr<int32_t>() : nullptr,
+      .rows = t.rows(),
+      .cols = t.cols(),
+      .groups = t.groups(),
+      .group_size = t.cols() / t.groups(),
+      .out = out.mutable_data_ptr(),
+      .out_kind = float_kind(out.scalar_type()),
+      .stream = stream_of(t.codes)};
+  if (t.codes.is_cuda()) {
+    cuda::dequantize_packed(args);
+  } else {
+    cpu::dequantize_packed(args);
+  }
 }
 
 torch::Tensor dequantize_packed(const PackedAffine& t, torch::ScalarType dtype) {
-  auto out = torch::empty({t.rows(), t.cols()}, torch::TensorOptions(dtype));
+  auto out = torch::empty({t.rows(), t.cols()}, t.codes.options().dtype(dtype));
   dequantize_packed_into(t, out);
   return out;
 }

@@ -39,7 +39,7 @@ AffineTensor unpack_affine(const PackedAffine& t);
 torch::Tensor dequantize_packed(const PackedAffine& t, torch::ScalarType dtype);
 
 /// Same into memory that is already there: the hot path's reused tile.
-///   out       contiguous, N·K elements, f32, f16 or bf16, CPU
+///   out       contiguous, N·K elements, f32, f16 or bf16, on the device of t
 ///   throws    ShapeError, ValueError (type), DeviceError (another device)
 void dequantize_packed_into(const PackedAffine& t, const torch::Tensor& out);
 

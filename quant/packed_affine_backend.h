@@ -23,6 +23,7 @@ struct PackedAffineArgs {
   int64_t group_size;  // cols / groups where group_of is null
   void* out;           // [rows, cols]
   FloatKind out_kind;
+  void* stream = nullptr;  // cudaStream_t
 };
 
 /// Code of one column of a row.
@@ -34,5 +35,10 @@ QLORA_HD uint8_t packed_code(const uint8_t* row, int64_t col, bool two_a_byte) {
 namespace cpu {
 void dequantize_packed(const PackedAffineArgs& args);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void dequantize_packed(const PackedAffineArgs& args);
+}  // namespace cuda
 
 }  // namespace qlora::quant

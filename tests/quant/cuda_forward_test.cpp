@@ -5,7 +5,9 @@
 
 #include "core/error.h"
 #include "quant/blockwise8_backend.h"
+#include "quant/fp8_backend.h"
 #include "quant/nf4_backend.h"
+#include "quant/packed_affine_backend.h"
 
 namespace qlora::quant {
 namespace {
@@ -32,6 +34,8 @@ TEST(CudaForward, EveryCallWithoutADriverSaysWhy) {
   expect_reason([] { cuda::mean({}); });
   expect_reason([] { cuda::quantize_blockwise8({}); });
   expect_reason([] { cuda::dequantize_blockwise8({}); });
+  expect_reason([] { cuda::dequantize_packed({}); });
+  expect_reason([] { cuda::dequantize_fp8({}); });
 }
 
 }  // namespace

@@ -71,6 +71,7 @@ TEST(Fp8Tensor, BadWeightsAreRefused) {
   const auto t = quantize_fp8(torch::zeros({4, 4}), Fp8Scaling::kTensor, ScaleType::kF32);
   EXPECT_TRUE(torch::equal(dequantize_fp8(t), torch::zeros({4, 4})));
   EXPECT_THROW(dequantize_fp8_into(t, torch::empty({15})), ShapeError);
+  EXPECT_THROW(dequantize_fp8_into(t, torch::empty({16}, torch::kMeta)), DeviceError);
 }
 
 }  // namespace
