@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "core/error.h"
-#include "quant/activations.h"
 #include "quant/affine.h"
+#include "quant/input_quantizer.h"
 #include "tests/quant/errors.h"
 
 namespace qlora::quant {
@@ -42,7 +42,8 @@ TEST(Smoothquant, LowersTheErrorOfEightBitProductsWithOutliers) {
   const auto exact = torch::matmul(x, w.t());
   const AffineOptions int8{.bits = 8, .group_size = -1, .rule = GridRule::kSymmetric};
   const auto error = [&](const Tensor& s) {
-    const auto y = torch::matmul(rounded_activations_int8(x / s), round_to_grid(w * s, int8).t());
+    const auto y = torch::matmul(round_inputs(x / s, {.rounding = InputRounding::kInt8PerToken}),
+                                 round_to_grid(w * s, int8).t());
     return (y - exact).square().mean().item<double>();
   };
   const auto s = smoothquant_scales({&w, 1}, {.abs_max = x.abs().amax({0}), .tokens = 200});
