@@ -154,5 +154,36 @@ TEST(LoraLinear, ShapesThatDoNotFitAreRefused) {
                ShapeError);
 }
 
+/// What W8A8 and FP8 weights bring along: the product sees rounded inputs, the adapter and all
+/// gradients the inputs as they are.
+TEST(LoraLinear, InputsAreRoundedForTheFrozenProductAloneAndStraightThrough) {
+  using quant::InputRounding;
+  for (const bool adapted : {false, true}) {
+    for (const auto rounding : {InputRounding::kInt8PerToken, InputRounding::kFp8PerToken,
+                                InputRounding::kFp8Static, InputRounding::kInt8WithOutliers}) {
+      const quant::InputQuantizer quantizer{rounding, 0.05f, 1.5f};
+      const Case plain = make(false, adapted);
+      Case c = make(false, adapted);
+      FrozenWeight weight(c.weight);
+      weight.set_input_quantizer(quantizer);
+      c.linear.set_weight(std::move(weight));
+      const Tensor x = at::randn({9, 20}).requires_grad_(true), dy = at::randn({9, 24});
+      const Tensor x2 = x.detach().clone().requires_grad_(true);
+      const Tensor y = c.linear.forward(x, torch::kFloat32, {});
+      const Tensor rounded = quant::round_inputs(x.detach(), quantizer);
+      ASSERT_FALSE(torch::equal(rounded, x));
+      const Tensor moved = at::matmul(rounded - x.detach(), c.weight.t());
+      const Tensor unrounded = plain.linear.forward(x2, torch::kFloat32, {});
+      EXPECT_LT(relative(y.detach(), (unrounded + moved).detach()), 1e-6);
+      torch::autograd::backward({y}, {dy});
+      torch::autograd::backward({unrounded}, {dy});
+      EXPECT_LT(relative(x.grad(), x2.grad()), 1e-6);
+      if (!adapted) continue;
+      EXPECT_LT(relative(c.linear.adapter()->a.grad(), plain.linear.adapter()->a.grad()), 1e-6);
+      EXPECT_LT(relative(c.linear.adapter()->b.grad(), plain.linear.adapter()->b.grad()), 1e-6);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace qlora::lora
