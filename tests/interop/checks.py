@@ -62,12 +62,15 @@ def perplexity(*arguments) -> dict:
     return json.loads(must(qlora("perplexity", *arguments, "--json")).stdout)
 
 
-def scratch_folder() -> pathlib.Path:
-    """Deleted at exit; not under /tmp of a small container: runs of real models take some hundred MB."""
+def scratch_folder(keep: bool = False) -> pathlib.Path:
+    """Deleted at exit unless kept; not under /tmp of a small container: runs of real models take some hundred MB."""
     import atexit
 
     base = ROOT / ".cache" / "interop"
     base.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(dir=base))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if keep:
+        print(f"      files stay in {folder}")
+    else:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
