@@ -37,8 +37,7 @@ int compare(const CompareArguments& arguments) {
 
 void add_compare(CLI::App& program, Action& action) {
   auto arguments = std::make_shared<CompareArguments>();
-  CLI::App* command =
-      program.add_subcommand("compare", "Sizes of two models on disk, and what is saved");
+  CLI::App* command = program.add_subcommand("compare", "Compare what two models take on disk.");
   command->footer(kExamples);
   command->add_option("original", arguments->original, "Folder, GGUF or safetensors file")
       ->required();

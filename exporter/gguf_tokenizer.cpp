@@ -183,17 +183,6 @@ void add_sentencepiece(const fs::path& file, const data::TokenizerConfig& config
   metadata.add("tokenizer.ggml.remove_extra_whitespaces", facts.remove_extra_whitespaces);
 }
 
-/// The file that data::load_tokenizer would read.
-fs::path tokenizer_file(const fs::path& source) {
-  if (!fs::is_directory(source)) return source;
-  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
-    if (fs::exists(source / name)) return source / name;
-  }
-  throw IoError(
-      fmt::format("[export] {} holds no tokenizer; expected tokenizer.json or tokenizer.model",
-                  source.string()));
-}
-
 /// Whether a space follows a special token is for each reader of sentencepiece models to decide:
 /// there, special tokens stand alone.
 std::vector<std::string> probe_texts(const data::Tokenizer& tokenizer, bool is_sentencepiece) {
@@ -217,13 +206,29 @@ std::vector<std::string> probe_texts(const data::Tokenizer& tokenizer, bool is_s
 
 }  // namespace
 
+fs::path tokenizer_file(const fs::path& source) {
+  if (!fs::is_directory(source)) return source;
+  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    if (fs::exists(source / name)) return source / name;
+  }
+  std::vector<fs::path> gguf;
+  for (const auto& item : fs::directory_iterator(source)) {
+    if (item.path().extension() == ".gguf") gguf.push_back(item.path());
+  }
+  QLORA_CHECK(gguf.size() == 1, IoError,
+              "[export] {} holds no tokenizer; expected tokenizer.json, tokenizer.model or one "
+              ".gguf file",
+              source.string());
+  return gguf.front();
+}
+
 void add_gguf_tokenizer(const fs::path& source, int64_t vocab_size, io::GgufMetadata& metadata) {
   const fs::path file = tokenizer_file(source);
   if (file.extension() == ".gguf") {
     copy_gguf(file, vocab_size, metadata);
     return;
   }
-  const auto tokenizer = data::load_tokenizer(source);
+  const auto tokenizer = data::load_tokenizer(file);
   // Where both files are there, the older one has the scores that llama.cpp wants.
   const fs::path model = file.parent_path() / "tokenizer.model";
   if (file.extension() == ".model" || fs::exists(model)) {
@@ -253,7 +258,8 @@ void check_gguf_tokenizer(const fs::path& source, const io::GgufMetadata& metada
     }
   } remove{file};
   io::GgufWriter(file, metadata, {}).commit();
-  const auto expected = data::load_tokenizer(source), written = data::load_tokenizer(file);
+  const auto expected = data::load_tokenizer(tokenizer_file(source)),
+             written = data::load_tokenizer(file);
   const bool is_sentencepiece = written->kind() == "sentencepiece";
   for (const std::string& text : probe_texts(*expected, is_sentencepiece)) {
     QLORA_CHECK(expected->encode(text) == written->encode(text), FormatError,

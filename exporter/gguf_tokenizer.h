@@ -7,8 +7,13 @@
 
 namespace qlora::exporter {
 
+/// The file that holds a model's tokenizer: tokenizer.json, tokenizer.model or the only GGUF file
+/// of a folder; a file is taken as it is.
+///   throws    IoError where there is none
+std::filesystem::path tokenizer_file(const std::filesystem::path& source);
+
 /// Adds tokenizer.ggml.* and tokenizer.chat_template as llama.cpp reads them.
-///   source      as in data::load_tokenizer. A GGUF file's values are copied as they stand; a
+///   source      as in tokenizer_file. A GGUF file's values are copied as they stand; a
 ///               byte-level tokenizer.json becomes the model "gpt2"; a tokenizer.model, or a
 ///               tokenizer.json with byte fallback, becomes the model "llama"
 ///   vocab_size  of the model; ids above the tokenizer's get unused pieces

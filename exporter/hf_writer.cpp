@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "data/tokenizer.h"
+#include "exporter/gguf_tokenizer.h"
 #include "io/atomic_file.h"
 
 namespace qlora::exporter {
@@ -64,7 +65,8 @@ void write_config(const ModelFiles& files, Folder& folder) {
 }
 
 void write_tokenizer(const ModelFiles& files, Folder& folder) {
-  for (const std::string& name : data::save_tokenizer_files(files.source, folder.path())) {
+  for (const std::string& name :
+       data::save_tokenizer_files(tokenizer_file(files.source), folder.path())) {
     folder.remember(name);
   }
   const fs::path path = folder.path() / "tokenizer_config.json";

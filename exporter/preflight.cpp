@@ -196,8 +196,10 @@ uint64_t packed_bytes(const ModuleGrid& m, const ResolvedGrid& grid) {
   const auto groups = static_cast<uint64_t>(m.rows) * static_cast<uint64_t>(m.groups());
   const uint64_t codes = (elements * static_cast<uint64_t>(m.bits) + 7) / 8;
   if (grid.format == F::kGguf) return codes + groups * 2 + (grid.bits == 4 ? elements / 64 : 0);
-  const uint64_t zeros = (groups * static_cast<uint64_t>(m.bits) + 7) / 8;
-  const uint64_t order = grid.format == F::kAwq ? 0 : 4 * static_cast<uint64_t>(m.cols);
+  const bool has_zeros = grid.format != F::kCompressedTensors && grid.format != F::kNf4;
+  const bool has_order = grid.format == F::kGptq || grid.format == F::kGptqV2;
+  const uint64_t zeros = has_zeros ? (groups * static_cast<uint64_t>(m.bits) + 7) / 8 : 0;
+  const uint64_t order = has_order ? 4 * static_cast<uint64_t>(m.cols) : 0;
   return codes + groups * 2 + zeros + order;
 }
 

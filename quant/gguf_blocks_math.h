@@ -64,27 +64,34 @@ struct Q4_KLine {
   float scale = 0, low = 0;
 };
 
-QLORA_HD int q4_k_code(float w, Q4_KLine line) {
-  const float code = std::rint((w + line.low) / line.scale);
-  return code > 0 ? (code < 15 ? static_cast<int>(code) : 15) : 0;
+/// Nearest code, ties to even: 2^23 + x has no bits left for a fraction. A function of the library
+/// would not be vectorised.
+QLORA_HD float q4_k_code(float w, Q4_KLine line) {
+  float code = (w + line.low) / line.scale;
+  code = code > 0.0f ? code : 0.0f;
+  code = code < 15.0f ? code : 15.0f;
+  return (code + 0x1p23f) - 0x1p23f;
 }
 
 /// Weighted squared error of 32 elements on a line. A scale of 0 means that all codes are 0.
 QLORA_HD float q4_k_error(const float* w, const float* weight, Q4_KLine line) {
-  float sum = 0;
+  float part[kSubBlock];
   for (int i = 0; i < kSubBlock; ++i) {
-    const int code = line.scale > 0 ? q4_k_code(w[i], line) : 0;
-    const float difference = line.scale * static_cast<float>(code) - line.low - w[i];
-    sum += weight[i] * difference * difference;
+    const float code = line.scale > 0 ? q4_k_code(w[i], line) : 0.0f;
+    const float difference = line.scale * code - line.low - w[i];
+    part[i] = weight[i] * difference * difference;
   }
-  return sum;
+  for (int half = kSubBlock / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  }
+  return part[0];
 }
 
 /// The line of least weighted squares through (code i, w[i]); false where the codes are all equal.
-QLORA_HD bool q4_k_fit(const float* w, const float* weight, const int* codes, Q4_KLine* line) {
+QLORA_HD bool q4_k_fit(const float* w, const float* weight, const float* codes, Q4_KLine* line) {
   float s = 0, sx = 0, sl = 0, sll = 0, sxl = 0;
   for (int i = 0; i < kSubBlock; ++i) {
-    const auto l = static_cast<float>(codes[i]);
+    const float l = codes[i];
     s += weight[i];
     sx += weight[i] * w[i];
     sl += weight[i] * l;
@@ -123,7 +130,7 @@ QLORA_HD Q4_KLine q4_k_line(const float* w, const float* weight) {
   for (int step = 0; step <= kQ4_KSearchSteps; ++step) {
     const float levels = 13.8f + 0.1f * static_cast<float>(step);
     const Q4_KLine trial{(high - low) / levels, -low};
-    int codes[kSubBlock];
+    float codes[kSubBlock];
     for (int i = 0; i < kSubBlock; ++i) codes[i] = q4_k_code(w[i], trial);
     Q4_KLine fitted;
     if (!q4_k_fit(w, weight, codes, &fitted)) continue;
@@ -199,7 +206,7 @@ QLORA_HD void encode_q4_k(const float* w, Q4_KBlock* out) {
         q4_k_round_line(w + 32 * j, weight + 32 * j, lines[j], d, dmin, &scale, &min);
     q4_k_put_scale(j, scale, min, out->scales);
     for (int i = 0; i < kSubBlock; ++i) {
-      const int code = line.scale > 0 ? q4_k_code(w[32 * j + i], line) : 0;
+      const int code = line.scale > 0 ? static_cast<int>(q4_k_code(w[32 * j + i], line)) : 0;
       out->q[32 * (j / 2) + i] =
           static_cast<uint8_t>(out->q[32 * (j / 2) + i] | code << 4 * (j % 2));
     }

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/error.h"
 #include "data/tokenizer.h"
 #include "exporter/gguf_export.h"
 #include "exporter/gguf_tokenizer.h"
@@ -122,6 +123,13 @@ TEST(WriteModelFiles, TheSourceMayBeAGgufFile) {
   EXPECT_EQ(read_json(out / "generation_config.json")["eos_token_id"], json({3, 4}));
   EXPECT_TRUE(fs::exists(out / "LICENSE"));
   EXPECT_EQ(licence_name(folder / "m.gguf"), "mit");
+  // Or the folder that holds it, and no other.
+  fs::create_directory(folder / "again");
+  write_model_files(folder / "again", {.config = config, .source = folder.path()});
+  EXPECT_TRUE(fs::exists(folder / "again" / "tokenizer.json"));
+  write_text(folder / "n.gguf", "another");
+  EXPECT_THROW(write_model_files(folder / "again", {.config = config, .source = folder.path()}),
+               IoError);
 }
 
 TEST(LicenceName, ReadsTheCardBeforeTheText) {
