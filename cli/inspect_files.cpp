@@ -183,6 +183,30 @@ Json inspect_gguf(const std::filesystem::path& path, TensorList tensors) {
   return facts;
 }
 
+namespace {
+
+/// What is quantized in a folder, and how small it got.
+Json quantization_facts(const io::Checkpoint& checkpoint) {
+  int64_t linears = 0, weights = 0, bytes = 0;
+  for (const std::string& name : checkpoint.names()) {
+    if (!checkpoint.is_quantized(name)) continue;
+    const io::QuantizedModule& module =
+        checkpoint.quantized_module(name.substr(0, name.size() - std::string(".weight").size()));
+    ++linears;
+    weights += module.rows * module.cols;
+    bytes += module.bytes();
+  }
+  Json facts = {{"method", checkpoint.quantization()->method()},
+                {"form", io::describe(checkpoint.quantization()->common_form())},
+                {"linears", linears}};
+  if (weights > 0) {
+    facts["bits_per_weight"] = 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
+  }
+  return facts;
+}
+
+}  // namespace
+
 Json inspect_model_directory(const std::filesystem::path& path, TensorList tensors) {
   Json facts = {{"kind", "Hugging Face model"}, {"path", path.string()}};
   try {
@@ -191,11 +215,12 @@ Json inspect_model_directory(const std::filesystem::path& path, TensorList tenso
     facts["not_supported"] = error.what();
   }
   facts["tokenizer"] = tokenizer_facts(path);
-  const io::SafetensorsReader reader(path);
+  const io::SafetensorsReader reader(io::weights_path(path));
   write_safetensors_facts(reader, tensors, facts);
   if (!facts.contains("not_supported")) {
     try {
-      io::Checkpoint checkpoint(path);
+      const io::Checkpoint checkpoint(path);
+      if (checkpoint.quantization()) facts["quantization"] = quantization_facts(checkpoint);
     } catch (const Error& error) {
       facts["not_supported"] = error.what();
     }

@@ -26,8 +26,9 @@ struct Sizes {
 
 constexpr std::string_view kWeight = ".weight";
 
-double bytes_per_projection_weight(const configs::QuantizationOptions& options) {
-  if (!options.load_in_4bit) return 2;
+double bytes_per_projection_weight(const configs::QuantizationOptions& options,
+                                   const io::Checkpoint& checkpoint) {
+  if (!options.load_in_4bit || checkpoint.quantization()) return 2;
   const auto block = static_cast<double>(options.four_bit.block_size);
   const double scale_bits = options.four_bit.double_quant ? 8 + 32.0 / 256 : 32;
   return (4 + scale_bits / block) / 8;
@@ -45,7 +46,14 @@ Sizes measure(const io::Checkpoint& checkpoint, const configs::RunConfig& config
       projections.push_back(name.substr(0, name.size() - kWeight.size()));
       sizes.largest_matrix = std::max(sizes.largest_matrix, count);
     }
-    const double each = is_projection ? bytes_per_projection_weight(config.quantization) : 2;
+    if (checkpoint.is_quantized(name)) {  // held packed, at half a byte a weight or more
+      const auto& module =
+          checkpoint.quantized_module(name.substr(0, name.size() - kWeight.size()));
+      sizes.frozen_bytes += std::max(module.bytes(), count / 2);
+      continue;
+    }
+    const double each =
+        is_projection ? bytes_per_projection_weight(config.quantization, checkpoint) : 2;
     sizes.frozen_bytes += static_cast<int64_t>(static_cast<double>(count) * each);
   }
   for (const std::string& module : lora::select_targets(projections, config.lora)) {
@@ -112,7 +120,7 @@ Plan make_plan(const configs::RunConfig& config, const data::TrainingData& data)
   plan.estimated_bytes = estimate_bytes(sizes, config, checkpoint.config(), tokens);
   plan.facts = {{"model", config.model_name_or_path},
                 {"base_parameters", sizes.base_parameters},
-                {"load_in_4bit", config.quantization.load_in_4bit},
+                {"load_in_4bit", config.quantization.load_in_4bit && !checkpoint.quantization()},
                 {"frozen_bytes", sizes.frozen_bytes},
                 {"trainable_parameters", sizes.trainable},
                 {"adapted_linears", sizes.adapted_linears},
@@ -126,12 +134,19 @@ Plan make_plan(const configs::RunConfig& config, const data::TrainingData& data)
                 {"estimated_bytes", plan.estimated_bytes},
                 {"available_bytes", available_memory_bytes()},
                 {"output_dir", config.training.output_dir}};
+  if (const auto& quantization = checkpoint.quantization()) {
+    plan.facts["quantization"] = io::describe(quantization->common_form());
+  }
   return plan;
 }
 
 std::string plan_text(const Plan& plan) {
   const Json& f = plan.facts;
   const auto number = [&f](const char* key) { return count_text(f[key].get<int64_t>()); };
+  const std::string held = f.contains("quantization")
+                               ? fmt::format(" ({})", f["quantization"].get<std::string>())
+                           : f["load_in_4bit"].get<bool>() ? " in 4 bits"
+                                                           : "";
   return fmt::format(
       "model   {}: {} parameters, {} frozen{}\n"
       "lora    {} in {} linears\n"
@@ -140,8 +155,7 @@ std::string plan_text(const Plan& plan) {
       "memory  about {} at the peak, {} available\n"
       "output  {}",
       f["model"].get<std::string>(), number("base_parameters"),
-      bytes_text(f["frozen_bytes"].get<uint64_t>()),
-      f["load_in_4bit"].get<bool>() ? " in 4 bits" : "", plan.trainable_summary,
+      bytes_text(f["frozen_bytes"].get<uint64_t>()), held, plan.trainable_summary,
       number("adapted_linears"), number("train_examples"), number("train_tokens"),
       number("train_target_tokens"), number("eval_examples"), number("total_steps"),
       number("steps_per_epoch"), number("micro_batch_tokens"), bytes_text(plan.estimated_bytes),
