@@ -15,6 +15,7 @@ using Action = std::function<int()>;
 /// before that.
 void add_train(CLI::App& program, Action& action);
 void add_export(CLI::App& program, Action& action);
+void add_merge(CLI::App& program, Action& action);
 void add_perplexity(CLI::App& program, Action& action);
 void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);

@@ -89,14 +89,29 @@ int run_command(ExportArguments arguments) {
   return run_export(prepared, arguments.json, log);
 }
 
-}  // namespace
+constexpr const char* kMergeExamples = R"(Examples:
+  qlora merge --run runs/out --output-dir out-merged
+  qlora merge --model-path M --adapter runs/out --output-dir out --max-shard-size 2GB
+  qlora merge --run runs/out --output-dir out --format nf4     rounds the merged weights again
 
-void add_export(CLI::App& program, Action& action) {
-  auto arguments = std::make_shared<ExportArguments>();
-  CLI::App& command = *program.add_subcommand(
-      "export", "Merge, quantize, write and measure a model for inference engines.");
-  command.footer(std::string(kExamples) + "\nLegal combinations:\n" + exporter::legality_text());
-  ExportRequest& request = arguments->request;
+The model in 16 bits with tokenizer, chat template and generation config. qlora export does the same
+and goes on to 4 bits, with every step measured.
+)";
+
+/// Merging is the export that quantizes nothing; nothing is measured unless --set asks for it.
+int run_merge(ExportArguments arguments, const std::string& format) {
+  std::vector<std::string> defaults = {"export.evaluate=false", "export.merge_base=original"};
+  const bool is_nf4 = format == "nf4" || format == "bitsandbytes";
+  defaults.push_back(std::string("export.quantization_type=") + (is_nf4 ? "rtn" : "none"));
+  if (!format.empty()) defaults.push_back("export.format=" + format);
+  for (std::string& given : overrides_of(arguments)) defaults.push_back(std::move(given));
+  arguments.request.overrides = std::move(defaults);
+  for (std::string& value : arguments.values) value.clear();
+  return run_command(std::move(arguments));
+}
+
+void add_source_options(CLI::App& command, ExportArguments& arguments) {
+  ExportRequest& request = arguments.request;
   command.add_option("--run", request.run, "run directory: its base, adapter and data")
       ->type_name("DIR");
   command.add_option("--model-path", request.model_path, "Hugging Face directory or GGUF file")
@@ -104,21 +119,54 @@ void add_export(CLI::App& program, Action& action) {
   command.add_option("--adapter", request.adapter, "PEFT adapter folder")->type_name("DIR");
   command.add_option("--config", request.config, "configuration with an `export` section")
       ->type_name("FILE");
+  command.add_flag("--overwrite", arguments.overwrite, "replace an output folder that exists");
+  command.add_option("--threads", request.threads, "of the CPU; 0: one per core");
+  command.add_flag("--dry-run", arguments.dry_run, "check and print the plan, write nothing");
+  add_set_option(command, request.overrides);
+  add_json_option(command, arguments.json);
+}
+
+void add_key_flag(CLI::App& command, ExportArguments& arguments, size_t index) {
+  const KeyFlag& flag = kFlags[index];
+  command.add_option(flag.flag, arguments.values[index], flag.help)->type_name(flag.type);
+}
+
+}  // namespace
+
+void add_merge(CLI::App& program, Action& action) {
+  auto arguments = std::make_shared<ExportArguments>();
+  auto format = std::make_shared<std::string>();
+  CLI::App& command =
+      *program.add_subcommand("merge", "Fold an adapter into its base and write the model.");
+  command.footer(kMergeExamples);
+  add_source_options(command, *arguments);
+  command.add_option("--format", *format, "hf (default), gguf, or nf4 by name")
+      ->type_name("FORMAT");
+  for (size_t i = 0; i < std::size(kFlags); ++i) {
+    const std::string_view flag = kFlags[i].flag;
+    if (flag == "--output-dir" || flag == "--merge-base" || flag == "--max-shard-size") {
+      add_key_flag(command, *arguments, i);
+    }
+  }
+  command.callback([arguments, format, &action] {
+    action = [arguments, format] { return run_merge(*arguments, *format); };
+  });
+}
+
+void add_export(CLI::App& program, Action& action) {
+  auto arguments = std::make_shared<ExportArguments>();
+  CLI::App& command = *program.add_subcommand(
+      "export", "Merge, quantize, write and measure a model for inference engines.");
+  command.footer(std::string(kExamples) + "\nLegal combinations:\n" + exporter::legality_text());
+  ExportRequest& request = arguments->request;
+  add_source_options(command, *arguments);
   command.add_option("--tokens", request.tokens.calibration, "calibration ids [rows, L]")
       ->type_name("FILE:TENSOR");
   command.add_option("--eval-tokens", request.tokens.evaluation, "held-out ids [rows, L]")
       ->type_name("FILE:TENSOR");
-  for (size_t i = 0; i < std::size(kFlags); ++i) {
-    command.add_option(kFlags[i].flag, arguments->values[i], kFlags[i].help)
-        ->type_name(kFlags[i].type);
-  }
+  for (size_t i = 0; i < std::size(kFlags); ++i) add_key_flag(command, *arguments, i);
   command.add_flag("--keep", arguments->keep, "publish although the gate refused");
-  command.add_flag("--overwrite", arguments->overwrite, "replace an output folder that exists");
   command.add_option("--compute-dtype", request.compute_dtype, "auto, bf16, fp16 or fp32");
-  command.add_option("--threads", request.threads, "of the CPU; 0: one per core");
-  command.add_flag("--dry-run", arguments->dry_run, "check and print the plan, write nothing");
-  add_set_option(command, request.overrides);
-  add_json_option(command, arguments->json);
   command.callback(
       [arguments, &action] { action = [arguments] { return run_command(*arguments); }; });
 }

@@ -6,6 +6,7 @@
 
 #include "cli/output.h"
 #include "core/error.h"
+#include "core/json_file.h"
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/signals.h"
@@ -16,6 +17,13 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kResolvedConfig = "config.resolved.json";
+
+/// Reads the keys of a file over what an earlier one said.
+void read_config(const std::string& file, configs::RunConfig& config, RunLog& log) {
+  for (const std::string& notice : read_fields(read_json_file(file), config, file).notices) {
+    log.notice(notice);
+  }
+}
 
 /// A run directory holds the adapter that it ended with.
 std::string adapter_of_run(const std::string& run) {
@@ -63,15 +71,10 @@ std::string result_text(const exporter::ExportResult& result) {
 PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
   PreparedExport prepared{.config = {}, .source = {}, .tokens = request.tokens};
   configs::RunConfig& config = prepared.config;
-  QLORA_CHECK(request.run.empty() || request.config.empty(), ConfigError,
-              "[usage] --run and --config are both given; the configuration of a run is its own");
-  if (!request.run.empty() || !request.config.empty()) {
-    const std::string file =
-        request.run.empty() ? request.config : (fs::path(request.run) / kResolvedConfig).string();
-    const configs::LoadedConfig loaded = configs::load_run_config(file, {});
-    config = loaded.config;
-    for (const std::string& notice : loaded.notices) log.notice(notice);
+  if (!request.run.empty()) {
+    read_config((fs::path(request.run) / kResolvedConfig).string(), config, log);
   }
+  if (!request.config.empty()) read_config(request.config, config, log);
   if (!request.model_path.empty()) config.model_name_or_path = request.model_path;
   for (const std::string& assignment : request.overrides) {
     for (const std::string& notice : override_field(config, assignment).notices) log.notice(notice);

@@ -16,7 +16,7 @@ inline constexpr int kExitGate = 3;  // quantizing cost more than was allowed
 /// What `qlora export` and `qlora merge` are asked for.
 struct ExportRequest {
   std::string run;         // run directory; its config.resolved.json is the configuration
-  std::string config;      // or a configuration file
+  std::string config;      // a configuration file, read over it
   std::string model_path;  // beats theirs
   std::string adapter;     // beats the run's own
   ExportTokens tokens;

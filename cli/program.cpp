@@ -97,6 +97,7 @@ int run(int argc, const char* const* argv) {
     Action action;
     add_train(program, action);
     add_export(program, action);
+    add_merge(program, action);
     add_perplexity(program, action);
     add_generate(program, action);
     add_inspect(program, action);

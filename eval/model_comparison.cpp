@@ -18,7 +18,7 @@ namespace {
 using torch::Tensor;
 
 constexpr int64_t kLogitBytes = 48 << 20;    // of one chunk of positions
-constexpr int64_t kSliceElements = 4 << 20;  // of lm_head in FP32 at a time
+constexpr int64_t kSliceElements = 2 << 20;  // of lm_head in FP32 at a time
 constexpr int64_t kRowStep = 32;
 
 /// log softmax(hidden · lm_headᵀ) in FP32; lm_head is widened slice by slice.  [n, V]

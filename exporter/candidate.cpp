@@ -1,7 +1,6 @@
 #include "exporter/candidate.h"
 
-#include <ATen/ops/empty.h>
-
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -29,17 +28,14 @@ const char* dtype_name(torch::ScalarType dtype) {
   return dtype == torch::kBFloat16 ? "bfloat16" : "float32";
 }
 
-Tensor plain_tensor(const io::Checkpoint& checkpoint, const std::string& name,
+/// A tensor that is not quantized, in the type of the files.
+Tensor plain_tensor(const model::BlockLoader& loader, const std::string& name,
                     torch::ScalarType dtype) {
-  const auto& shape = checkpoint.shape(name);
-  Tensor wide = at::empty(shape, torch::kFloat32);
-  checkpoint.tensor_f32(name, wide.mutable_data_ptr<float>());
-  checkpoint.release(name);
-  Tensor narrow = wide.to(dtype);
-  QLORA_CHECK(narrow.isfinite().all().item<bool>(), ValueError,
+  const Tensor tensor = loader.source().dense(name, dtype);
+  QLORA_CHECK(tensor.isfinite().all().item<bool>(), ValueError,
               "[export] {} holds numbers that {} cannot; export in a format of bfloat16 (hf)", name,
               dtype_name(dtype));
-  return narrow;
+  return tensor.view(loader.checkpoint().shape(name));
 }
 
 /// Embedding, final norm and, where it is not tied, the output matrix.
@@ -47,19 +43,19 @@ std::vector<NamedTensor> outer_tensors(const CandidateInput& input, torch::Scala
   const io::Checkpoint& checkpoint = input.loader.checkpoint();
   std::vector<NamedTensor> tensors;
   for (const char* name : {kEmbedding, kFinalNorm}) {
-    tensors.push_back({name, plain_tensor(checkpoint, name, dtype)});
+    tensors.push_back({name, plain_tensor(input.loader, name, dtype)});
   }
   const std::string head = std::string(kHead) + ".weight";
   if (!checkpoint.has(head)) return tensors;
   const ModuleGrid& grid = input.preflight.at(kHead);
   if (!grid.is_quantized()) {
-    tensors.push_back({head, plain_tensor(checkpoint, head, dtype)});
+    tensors.push_back({head, plain_tensor(input.loader, head, dtype)});
     return tensors;
   }
   // No block follows the output matrix: it is rounded to nearest.
   const auto options = affine_options(input.preflight.grid, grid.bits, grid.group_size);
   const auto rounded =
-      quant::quantize_affine(plain_tensor(checkpoint, head, torch::kFloat32), options);
+      quant::quantize_affine(plain_tensor(input.loader, head, torch::kFloat32), options);
   for (const auto& [suffix, tensor] : pack_affine(input.preflight.grid.format, rounded)) {
     tensors.push_back({std::string(kHead) + "." + suffix, tensor});
   }

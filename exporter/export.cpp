@@ -311,6 +311,11 @@ Preflight check_export(const ExportSource& source, const ExportOptions& options,
   Preflight preflight = exporter::preflight(checkpoint.config(), options.grid);
   for (const std::string& notice : preflight.notices) log.notice(notice);
   for (const std::string& warning : preflight.warnings) log.warn(warning);
+  if (preflight.grid.format == ExportFormat::kNf4 && !source.adapter.empty()) {
+    log.warn(
+        "the merged weights are rounded to NF4 once more: a part of what the adapter learnt is "
+        "rounded away with it. Keep the adapter beside the NF4 base, or export awq or gptq");
+  }
   check_space(options.output_dir, 2 * preflight.output_bytes);
   return preflight;
 }

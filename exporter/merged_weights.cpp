@@ -1,6 +1,5 @@
 #include "exporter/merged_weights.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -52,12 +51,7 @@ MergedWeights::MergedWeights(const model::BlockLoader& loader, const lora::PeftA
 }
 
 torch::Tensor MergedWeights::base_weight(const std::string& module) const {
-  const io::Checkpoint& checkpoint = loader_.checkpoint();
-  const std::string name = module + ".weight";
-  const auto& shape = checkpoint.shape(name);
-  torch::Tensor weight = at::empty({shape[0], shape[1]}, torch::kFloat32);
-  checkpoint.tensor_f32(name, weight.mutable_data_ptr<float>());
-  checkpoint.release(name);
+  const torch::Tensor weight = loader_.source().tensor_f32(module + ".weight");
   if (base_ == MergeBase::kOriginal) return weight;
   return quant::dequantize_nf4(quant::quantize_nf4(weight, four_bit_), torch::kFloat32);
 }

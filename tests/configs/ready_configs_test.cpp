@@ -19,10 +19,61 @@ std::string contents(const std::string& path) {
   return text.str();
 }
 
+/// Those hold the section `export` alone and are read over a run's own configuration.
+bool is_export(const std::filesystem::path& path) {
+  return path.filename().string().starts_with("export-");
+}
+
+TEST(ReadyConfigs, ExportsChangeNothingButTheExport) {
+  const Json defaults = write_fields(RunConfig{});
+  for (const char* name : {"prototype", "production", "low-memory", "accuracy"}) {
+    const std::string file = kFolder + "export-" + name + ".json";
+    RunConfig config;
+    EXPECT_TRUE(read_fields(read_json_file(file), config, file).notices.empty()) << name;
+    Json read = write_fields(config);
+    EXPECT_NE(read["export"], defaults["export"]) << name;
+    read["export"] = defaults["export"];
+    EXPECT_EQ(read, defaults) << name;
+  }
+}
+
+TEST(ReadyConfigs, ExportsAreThoseThatAreDocumented) {
+  const auto options = [](const char* name) {
+    RunConfig config;
+    const std::string file = kFolder + "export-" + name + ".json";
+    read_fields(read_json_file(file), config, file);
+    return config.exporting;
+  };
+  EXPECT_EQ(options("prototype").grid.bits, 4);
+  EXPECT_EQ(options("prototype").calibration.samples, 128);
+  EXPECT_EQ(options("production").grid.type, exporter::QuantizationType::kAwq);
+  EXPECT_EQ(options("production").grid.bits, 4);
+  EXPECT_EQ(options("production").grid.group_size, exporter::GroupSize::k128);
+  EXPECT_EQ(options("production").calibration.samples, 1024);
+  EXPECT_EQ(options("production").evaluation.max_perplexity_ratio, 1.15);
+  EXPECT_EQ(options("low-memory").grid.bits, 4);
+  EXPECT_EQ(options("low-memory").calibration.samples, 256);
+  EXPECT_EQ(options("accuracy").grid.bits, 8);
+  EXPECT_EQ(options("accuracy").grid.group_size, exporter::GroupSize::k64);
+  EXPECT_EQ(options("accuracy").calibration.samples, 2048);
+  for (const char* name : {"prototype", "low-memory", "accuracy"}) {
+    EXPECT_FALSE(options(name).evaluation.max_perplexity_ratio) << name;
+  }
+}
+
+TEST(LoadedConfig, AnExportSectionMeansToExportAfterTraining) {
+  const std::string file = kFolder + "llama-7b-24gb.json";
+  EXPECT_EQ(load_run_config(file, {}).config.exporting.after_training, false);
+  EXPECT_EQ(load_run_config(file, {"export.bits=8"}).config.exporting.after_training, true);
+  EXPECT_EQ(load_run_config(file, {"export.bits=8", "export.after_training=false"})
+                .config.exporting.after_training,
+            false);
+}
+
 TEST(ReadyConfigs, AllAreValidAndComplete) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator(kFolder)) {
-    if (entry.path().extension() != ".json") continue;
+    if (entry.path().extension() != ".json" || is_export(entry.path())) continue;
     ++count;
     const LoadedConfig loaded = load_run_config(entry.path(), {});
     const bool is_recipe = entry.path().filename() == "qlora-recipe.json";
@@ -131,6 +182,9 @@ bool conforms(const Json& value, const Json& schema) {
 TEST(ConfigSchema, AcceptsTheReadyConfigsAndTheirResolvedForms) {
   const Json schema = config_schema();
   EXPECT_TRUE(conforms(write_fields(RunConfig{}), schema));
+  for (const char* name : {"prototype", "production", "low-memory", "accuracy"}) {
+    EXPECT_TRUE(conforms(read_json_file(kFolder + "export-" + name + ".json"), schema)) << name;
+  }
   for (const char* name : {"smollm2-quickstart.json", "qlora-recipe.json", "llama-7b-24gb.json"}) {
     EXPECT_TRUE(conforms(read_json_file(kFolder + name), schema)) << name;
     EXPECT_TRUE(conforms(write_fields(load_run_config(kFolder + name, {}).config), schema)) << name;
