@@ -28,7 +28,7 @@ def edit(folder: pathlib.Path, change: Callable) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
-DOWN, QUERY, VALUE = "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"
+DOWN, QUERY = "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"
 
 
 def add_to_fields(words: torch.Tensor, bits: int, addend: int) -> torch.Tensor:
@@ -40,9 +40,10 @@ def add_to_fields(words: torch.Tensor, bits: int, addend: int) -> torch.Tensor:
 
 
 def zeros_off_by_one(tensors: dict, quantization: dict) -> None:
-    """v2 zero points in a v1 file, or v1 ones in a v2 file: what mixing up the two does."""
-    key = f"{DOWN}.qzeros"
-    tensors[key] = add_to_fields(tensors[key], quantization["bits"], 1)
+    """The zero points of the first block moved by one: what mixing up v1 and v2 does to all of them."""
+    for key in tensors:
+        if key.startswith("model.layers.0.") and key.endswith(".qzeros"):
+            tensors[key] = add_to_fields(tensors[key], quantization["bits"], 1)
 
 
 def act_order_lost(tensors: dict, quantization: dict) -> None:
@@ -112,11 +113,11 @@ def gguf_bytes(change: Callable) -> Callable:
     return apply
 
 
-def block_scale_exponent_flipped(header, data: bytearray) -> None:
-    """16 times the d of the first block of a matrix."""
+def block_scale_bit_flipped(header, data: bytearray) -> None:
+    """The highest exponent bit in the d of one block: 65536 times as much."""
     begin = header.tensors["blk.0.ffn_down.weight"].begin
-    (d,) = struct.unpack_from("<e", data, begin)
-    struct.pack_into("<e", data, begin, d * 16)
+    (d,) = struct.unpack_from("<H", data, begin)
+    struct.pack_into("<H", data, begin, d ^ 0x4000)
 
 
 def block_scales_and_minima_swapped(header, data: bytearray) -> None:
@@ -192,8 +193,8 @@ CASES = [
     hf_case("hf-16", "--quantization-type none", ("transformers", "gptqmodel"), rows_paired_as_in_gguf, 16),
     hf_case("nf4", "--quantization-type rtn --format nf4", HF_CLIENTS, nibbles_swapped, 4, for_smollm2=True),
     case("gguf-f16", "--quantization-type none --format gguf", GGUF_CLIENTS, gguf_bytes(gguf_rows_not_paired), 16, for_smollm2=True),
-    case("gguf-q8_0", "--quantization-type rtn --format gguf --bits 8", GGUF_CLIENTS, gguf_bytes(block_scale_exponent_flipped), 8, for_smollm2=True),
-    case("gguf-q4_0", "--quantization-type rtn --format gguf --gguf-type q4_0", GGUF_CLIENTS, gguf_bytes(block_scale_exponent_flipped), 4, for_smollm2=True),
+    case("gguf-q8_0", "--quantization-type rtn --format gguf --bits 8", GGUF_CLIENTS, gguf_bytes(block_scale_bit_flipped), 8, for_smollm2=True),
+    case("gguf-q4_0", "--quantization-type rtn --format gguf --gguf-type q4_0", GGUF_CLIENTS, gguf_bytes(block_scale_bit_flipped), 4, for_smollm2=True),
     case("gguf-q4_k", "--quantization-type rtn --format gguf --gguf-type q4_k", GGUF_CLIENTS, gguf_bytes(block_scales_and_minima_swapped), 4),
 ]  # fmt: skip
 
