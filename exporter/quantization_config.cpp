@@ -49,23 +49,24 @@ Json gptq_config(const Preflight& p, const QuantizationFacts& facts) {
       !p.modules.empty() && p.modules.back().name == "lm_head" && p.modules.back().is_quantized();
   Json quantizers = Json::array({facts.program});
   if (is_v1 && !p.grid.symmetric) quantizers.push_back("gptqmodel:0.9.0");
-  Json config = {{"quant_method", "gptq"},
-                 {"bits", p.grid.bits},
-                 {"group_size", p.group_size},
-                 {"desc_act", by_gptq && facts.gptq.desc_act},
-                 {"sym", p.grid.symmetric},
-                 {"checkpoint_format", format},
-                 {"format", format},
-                 {"lm_head", has_head},
-                 {"pack_dtype", "int32"},
-                 {"damp_percent", facts.gptq.damp_percent},
-                 {"static_groups", by_gptq && facts.gptq.static_groups},
-                 {"true_sequential", facts.true_sequential},
-                 {"meta",
-                  {{"quantizer", quantizers},
-                   {"damp_percent", facts.gptq.damp_percent},
-                   {"act_group_aware", by_gptq && facts.gptq.act_group_aware},
-                   {"method", name_of(p.grid.type)}}}};
+  Json config = {
+      {"quant_method", "gptq"},
+      {"bits", p.grid.bits},
+      {"group_size", p.group_size},
+      {"desc_act", by_gptq && facts.gptq.desc_act},
+      {"sym", p.grid.symmetric},
+      {"checkpoint_format", format},
+      {"format", format},
+      {"lm_head", has_head},
+      {"pack_dtype", "int32"},
+      {"damp_percent", facts.gptq.damp_percent},
+      {"static_groups", by_gptq && facts.gptq.static_groups},
+      {"true_sequential", facts.true_sequential},
+      {"meta",
+       {{"quantizer", quantizers},
+        {"damp_percent", facts.gptq.damp_percent},
+        {"act_group_aware", by_gptq && facts.gptq.act_group_aware && !facts.gptq.desc_act},
+        {"method", name_of(p.grid.type)}}}};
   const Json dynamic = gptq_dynamic(p);
   if (!dynamic.empty()) config["dynamic"] = dynamic;
   return config;

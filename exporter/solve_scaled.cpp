@@ -115,7 +115,7 @@ void round_all(BlockWork& block, const ScaledSites& sites, const quant::AwqOptio
       check_stop_request();
       const Stopwatch watch;
       if (!work->grid) {
-        block.place_plain(*work);
+        block.place_plain(*work, sites.scales[static_cast<size_t>(site)]);
         continue;
       }
       Tensor weight = work->weight;
@@ -147,6 +147,8 @@ void solve_awq(BlockWork& block, const ExportOptions& options, CalibrationPass& 
   scale_norm(Site::kMlpIn, block.block.attention_norm);
   scale_linear_site(block, sites, Site::kMlpOut, block.named("up_proj"), options.awq);
   round_all(block, sites, &options.awq);
+  // What follows sees the rounded block: handing on the original's activations instead costs a
+  // whole perplexity point on a 135M model (docs/decisions.md).
   pass.run_block(block.block);
 }
 
