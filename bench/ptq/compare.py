@@ -103,7 +103,8 @@ def measure_row(options, row: Row, heldout: torch.Tensor) -> dict:
     for round_ in range(options.rounds):
         for side in sides:
             target = options.scratch / f"{row.name.replace(' ', '-')}-{side}"
-            shutil.rmtree(target, ignore_errors=True)
+            for left in (target, target.with_name(target.name + ".work")):  # an interrupted export would be gone on with
+                shutil.rmtree(left, ignore_errors=True)
             run = (run_qlora if side == "qlora" else run_peer)(options, row, target)
             runs[side].append(run)
             print(f"  {row.name} round {round_ + 1} {side:5}: {run.wall_seconds:6.1f} s, {run.cpu_seconds:6.1f} CPU-s, peak {run.peak_rss_bytes / 2**20:5.0f} MiB, "

@@ -157,14 +157,21 @@ class Case:
     bits: int
     rounds_activations: bool = False
     for_smollm2: bool = False
+    rounded_on_smollm2: bool = False  # there plainly, not by a solver: the same files, minutes earlier
 
     @property
     def corruption(self) -> str:
         return self.corrupt.name
 
-    @property
-    def needs_calibration(self) -> bool:
-        return not {"none", "rtn"} & set(self.arguments)
+    def arguments_for(self, model: str) -> list:
+        arguments = list(self.arguments)
+        if model == "smollm2" and self.rounded_on_smollm2:
+            at = arguments.index("--quantization-type") + 1
+            format_ = {"awq": "awq", "gptq": "gptq"}[arguments[at]]
+            arguments[at] = "rtn"
+            if "--format" not in arguments:
+                arguments += ["--format", format_]
+        return arguments
 
 
 def case(name: str, arguments: str, clients: tuple, corrupt: Callable, bits: int, **more) -> Case:
@@ -176,17 +183,17 @@ def hf_case(name: str, arguments: str, clients: tuple, change: Callable, bits: i
 
 
 CASES = [
-    hf_case("awq-4", "--quantization-type awq", AWQ_CLIENTS, awq_plain_order, 4, for_smollm2=True),
+    hf_case("awq-4", "--quantization-type awq", AWQ_CLIENTS, awq_plain_order, 4, for_smollm2=True, rounded_on_smollm2=True),
     hf_case("awq-4-g32-from-rtn", "--quantization-type rtn --format awq --group-size 32", AWQ_CLIENTS, awq_plain_order, 4),
     hf_case("awq-8-as-gptq", "--quantization-type awq --bits 8", GPTQ_CLIENTS, fields_reversed, 8),
     hf_case("gptq-4-sym", "--quantization-type gptq --symmetric true --set export.desc_act=false", GPTQ_CLIENTS, zeros_off_by_one, 4),
-    hf_case("gptq-4-asym", "--quantization-type gptq --symmetric false --set export.desc_act=false", GPTQ_CLIENTS, zeros_off_by_one, 4, for_smollm2=True),
+    hf_case("gptq-4-asym", "--quantization-type gptq --format gptq --symmetric false --set export.desc_act=false", GPTQ_CLIENTS, zeros_off_by_one, 4, for_smollm2=True, rounded_on_smollm2=True),
     hf_case("gptq-4-desc-act", "--quantization-type gptq --symmetric true --set export.desc_act=true", GPTQ_CLIENTS, act_order_lost, 4),
     hf_case("gptq_v2-4-asym", "--quantization-type gptq --format gptq_v2 --symmetric false", GPTQ_CLIENTS, zeros_off_by_one, 4),
     hf_case("gptq-8", "--quantization-type gptq --bits 8", GPTQ_CLIENTS, fields_reversed, 8),
     hf_case("gptq-3", "--quantization-type gptq --bits 3 --group-size 64", GPTQ_CLIENTS, fields_reversed, 3),
     hf_case("gptq-2", "--quantization-type gptq --bits 2 --group-size 32", GPTQ_CLIENTS, fields_reversed, 2),
-    hf_case("ct-w4a16", "--quantization-type gptq --format compressed-tensors", HF_CLIENTS, signs_not_shifted, 4, for_smollm2=True),
+    hf_case("ct-w4a16", "--quantization-type gptq --format compressed-tensors", HF_CLIENTS, signs_not_shifted, 4, for_smollm2=True, rounded_on_smollm2=True),
     hf_case("ct-w8a8", "--quantization-type smoothquant", HF_CLIENTS, scale_exponent_flipped, 8, rounds_activations=True, for_smollm2=True),
     hf_case("ct-fp8-dynamic", "--quantization-type fp8", HF_CLIENTS, scale_exponent_flipped, 8, rounds_activations=True),
     hf_case("ct-fp8-static", "--quantization-type fp8 --set export.static_fp8=true", HF_CLIENTS, input_scale_exponent_flipped, 8, rounds_activations=True),

@@ -35,22 +35,30 @@ CORRUPTION_FACTOR = 5
 CLIENT_TIMEOUT_SECONDS = 2400  # of all jobs of one client; the first may compile a kernel
 
 # Largest difference of a logit. transformers computes in FP32 as the reference does: what is allowed is the order of its sums.
-# The others round more (docs/interop.md has what good files gave): a bound for each client, or for a client and a case.
+# The others round more (docs/interop.md has what good files gave): a bound for each client, or for a client and a case or model.
 WEIGHT_ONLY_BOUND = 0.01
 BOUNDS = {
     "transformers": WEIGHT_ONLY_BOUND,
     ("transformers", "activations"): 0.05,  # W8A8, FP8: a sum on the other side of a rounding boundary
     "gptqmodel": 0.1,  # FP16
-    "autoawq": 0.1,
+    "autoawq": 0.25,  # the IPEX kernel
     "llamacpp": 0.5,  # rounds activations to 8 bits
     ("llamacpp", "gguf-f16"): 0.03,
+    # GPTQModel's kernels, which transformers calls, dequantize to FP16: no matter in 2 blocks, some hundredths after 30.
+    ("transformers", "awq-4", "smollm2"): 0.2,
+    ("transformers", "gptq-4-asym", "smollm2"): 0.2,
+    ("gptqmodel", "smollm2"): 1.0,
+    ("autoawq", "smollm2"): 1.0,
+    ("llamacpp", "smollm2"): 3.0,
 }
 # Perplexity of the decoded weights over that of the model before: a format that is read back as something else is far above.
-PERPLEXITY_RATIO = {"tiny": {16: 1.002, 8: 1.005, 4: 1.02, 3: 1.03, 2: 1.1}, "smollm2": {16: 1.005, 8: 1.03, 4: 1.5}}
+PERPLEXITY_RATIO = {"tiny": {16: 1.002, 8: 1.005, 4: 1.02, 3: 1.03, 2: 1.1}, "smollm2": {16: 1.005, 8: 1.05, 4: 3.0}}
 
 
-def bound_of(client: str, case) -> float:
-    return BOUNDS.get((client, case.name), BOUNDS.get((client, "activations") if case.rounds_activations else client, BOUNDS[client]))
+def bound_of(client: str, case, model: str) -> float:
+    """The most special one that there is."""
+    keys = [(client, case.name, model), (client, model), (client, case.name)] + [(client, "activations")] * case.rounds_activations + [client]
+    return next(BOUNDS[key] for key in keys if key in BOUNDS)
 
 
 def python_of(client: str) -> pathlib.Path:
@@ -82,7 +90,7 @@ class Subject:
             self.calibration, length, rows = scratch / "calib.jsonl", 64, 2
             paragraphs = [p.strip().replace("\n", " ") for p in (ROOT / "docs" / "training.md").read_text().split("\n\n")]
             self.calibration.write_text("".join(json.dumps({"text": p}) + "\n" for p in paragraphs if len(p) > 200))
-            self.text = (ROOT / "docs" / "numerics.md").read_text()
+            self.text = (ROOT / "LICENSE").read_text()[8000:]
         self.probe = "The sailor weighs 12 lanterns, isn't that 3.5 more?\n  Größe: 世界 🙂"
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.probe_ids = tokenizer(self.probe, add_special_tokens=False)["input_ids"]
@@ -149,7 +157,7 @@ def relative_rms(logits: np.ndarray, reference: np.ndarray) -> float:
 
 
 def judge(check: checks.Checks, job: Job, reference: np.ndarray, subject: Subject, table: list) -> None:
-    bound = bound_of(job.client, job.case)
+    bound = bound_of(job.client, job.case, subject.kind)
     what = f"{job.case.name} in {job.client}"
     if not job.answer["ok"]:
         # A corruption that the client refuses is found, too, but the proof by numbers is asked for.
@@ -181,8 +189,9 @@ def print_table(table: list) -> None:
 
 def export(check: checks.Checks, case, subject: Subject, scratch: pathlib.Path) -> pathlib.Path | None:
     target = scratch / "exports" / case.name
-    command = ["export", "--model-path", subject.folder, "--output-dir", target, *case.arguments]
-    if case.needs_calibration:
+    arguments = case.arguments_for(subject.kind)
+    command = ["export", "--model-path", subject.folder, "--output-dir", target, *arguments]
+    if not {"none", "rtn"} & set(arguments):
         command += ["--dataset-name", subject.calibration, "--calibration-samples", "32", "--max-seq-length", "128"]
     begin = time.monotonic()
     result = checks.qlora(*command, "--set", "export.evaluate=false", "--threads", THREADS)
@@ -200,8 +209,9 @@ def check_program(check: checks.Checks, case, folder: pathlib.Path, loss: float,
     result = checks.qlora("perplexity", "--model-path", path, "--tokens", f"{subject.tokens_safetensors}:heldout", "--compute-dtype", "fp32", "--threads", THREADS, "--json")
     if not check.expect(f"{case.name}: qlora perplexity reads it", result.returncode == 0, result.stderr.strip()[-300:] if result.returncode else ""):
         return
-    # W8A8 and FP8: an activation that falls to the other side of a rounding boundary moves more than the sums do.
-    tolerance = 1e-3 if case.rounds_activations else 2e-4
+    # Rounded activations are chaotic: one on the other side of a boundary moves those of all later blocks. Of a GGUF the program
+    # holds the dequantized weights in BF16, as it does to train on them.
+    tolerance = {"tiny": 1e-3, "smollm2": 0.02}[subject.kind] if case.rounds_activations else 0.01 if "gguf" in case.name else 2e-4
     check.expect_close(f"{case.name}: perplexity in qlora", json.loads(result.stdout)["perplexity"], math.exp(loss), tolerance, relative=True)
 
 
