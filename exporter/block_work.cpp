@@ -128,9 +128,9 @@ void BlockWork::place_nf4(LinearWork& work) {
   }
 }
 
-void BlockWork::place_plain(LinearWork& work) {
+void BlockWork::place_plain(LinearWork& work, const Tensor& input_scale) {
   const Tensor rounded = checked_16bit(work.weight, work.report.module + ".weight");
-  place_dense(work, rounded.to(torch::kFloat32), {});
+  place_dense(work, rounded.to(torch::kFloat32), input_scale);
   work.report.bits = kUnquantizedBits;
   work.report.adapter_change = 0;
   add(work.report.module + ".weight", rounded);

@@ -49,7 +49,7 @@ class BlockWork {
   /// Rounded to NF4 as it was given to the constructor.
   void place_nf4(LinearWork& work);
   /// Stays in 16 bits: `work.weight`, rounded to dtype.
-  void place_plain(LinearWork& work);
+  void place_plain(LinearWork& work, const torch::Tensor& input_scale = {});
 
   /// A norm as it is written: rounded to dtype. The block computes with the rounded one.
   torch::Tensor rounded_norm(const torch::Tensor& norm) const;

@@ -19,6 +19,11 @@ int64_t total_rows(const std::vector<TokenBatch>& batches) {
   return rows;
 }
 
+/// The input of a block; the next block's lies in the other file.
+const char* hidden_name(int64_t block) {
+  return block % 2 == 0 ? "hidden-0.bin" : "hidden-1.bin";
+}
+
 int64_t site_width(const io::HfConfig& config, Site site) {
   if (site == Site::kAttentionOut) return config.num_attention_heads * config.head_dim;
   return site == Site::kMlpOut ? config.intermediate_size : config.hidden_size;
@@ -52,8 +57,8 @@ CalibrationPass::CalibrationPass(const model::BlockLoader& loader, const Calibra
       batches_(make_batches(set)),
       rows_(total_rows(set.batches)),
       block_(first_block),
-      even_(directory / "hidden-0.bin", rows_, loader.config().hidden_size, torch::kFloat32),
-      odd_(directory / "hidden-1.bin", rows_, loader.config().hidden_size, torch::kFloat32),
+      even_(directory / hidden_name(0), rows_, loader.config().hidden_size, torch::kFloat32),
+      odd_(directory / hidden_name(1), rows_, loader.config().hidden_size, torch::kFloat32),
       mixed_(directory / "attention.bin", rows_, site_width(loader.config(), Site::kAttentionOut),
              loader.compute_dtype()),
       gated_(directory / "mlp.bin", rows_, site_width(loader.config(), Site::kMlpOut),
@@ -122,6 +127,13 @@ void CalibrationPass::run_block(const model::DecoderBlock& block) {
     const auto h = input().read(batch.begin, batch.rows());
     output().write(batch.begin, block.forward(h, layout(batch)));
   }
+}
+
+bool CalibrationPass::has_input(const std::filesystem::path& directory, int64_t block,
+                                const CalibrationSet& set, int64_t width) {
+  std::error_code error;
+  const uintmax_t bytes = std::filesystem::file_size(directory / hidden_name(block), error);
+  return !error && bytes == sizeof(float) * static_cast<uint64_t>(total_rows(set.batches) * width);
 }
 
 void CalibrationPass::next_block() {

@@ -39,6 +39,10 @@ class CalibrationPass {
   /// The whole block at once, without statistics, from the beginning.
   void run_block(const model::DecoderBlock& block);
 
+  /// True where `directory` holds the input of a block, whole.
+  static bool has_input(const std::filesystem::path& directory, int64_t block,
+                        const CalibrationSet& set, int64_t width);
+
   /// The next block is the current one. Its input is on the disk when this returns.
   void next_block();
   int64_t block_index() const { return block_; }

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "exporter/gguf_export.h"
 #include "exporter/hf_writer.h"
+#include "exporter/interrupted.h"
 #include "exporter/quantization_config.h"
 #include "exporter/shard_writer.h"
 #include "exporter/tensor_bytes.h"
@@ -33,8 +34,9 @@ Tensor plain_tensor(const model::BlockLoader& loader, const std::string& name,
                     torch::ScalarType dtype) {
   const Tensor tensor = loader.source().dense(name, dtype);
   QLORA_CHECK(tensor.isfinite().all().item<bool>(), ValueError,
-              "[export] {} holds numbers that {} cannot; export in a format of bfloat16 (hf)", name,
-              dtype_name(dtype));
+              "[export] {} holds numbers that are not finite in {}; where the checkpoint is sound, "
+              "export in a format of bfloat16 (hf)",
+              name, dtype_name(dtype));
   return tensor.view(loader.checkpoint().shape(name));
 }
 
@@ -134,6 +136,7 @@ class MergedRows {
       return;
     }
     if (module != module_) {
+      check_stop_request();
       matrix_ = weights_.weight(module);
       module_ = module;
     }
@@ -238,6 +241,7 @@ Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::
   } else {
     const BlockQuantizer quantizer(input.preflight, input.options, input.four_bit,
                                    plain_dtype(grid, input.loader.config()));
+    if (!input.options.resume) fs::remove_all(work / "blocks", error);
     QuantizedBlocks blocks = quantize_blocks(input.loader, weights, quantizer, input.calibration,
                                              work / "blocks", fingerprint(input, base), log);
     write_hugging_face(input, blocks, folder.path(), candidate);

@@ -32,6 +32,16 @@ fs::path work_directory(const ExportOptions& options) {
                                   : fs::path(options.work_dir);
 }
 
+/// Removes what an export makes in its work directory, and the directory where nothing else is in
+/// it: a directory that the user named may hold more.
+void remove_work(const ExportOptions& options) {
+  std::error_code ignored;
+  for (const MergeBase base : {MergeBase::kOriginal, MergeBase::kNf4}) {
+    fs::remove_all(work_directory(options) / name_of(base), ignored);
+  }
+  fs::remove(work_directory(options), ignored);
+}
+
 /// A name for people: the last part of the model's path that says something.
 std::string model_name(const ExportSource& source) {
   const fs::path path = fs::path(source.model_path).lexically_normal();
@@ -69,6 +79,11 @@ class Export {
     if (options.evaluation.enabled && !data.evaluation.empty()) {
       meter_.emplace(data.evaluation, log);
     }
+    QLORA_CHECK(meter_ || !options.evaluation.enabled || !options.evaluation.max_perplexity_ratio,
+                ConfigError,
+                "[export] max_perplexity_ratio is {}, but there is no held-out data to measure it "
+                "on; name data with --eval-dataset-name, or --set export.evaluate=false",
+                *options.evaluation.max_perplexity_ratio);
   }
 
   ExportResult run();
@@ -289,11 +304,8 @@ ExportResult Export::run() {
     check_gate(report_.stages[stages[best]]);
   }
   result.gate_failed = report_.gate && !report_.gate->passed;
-  if (!result.gate_failed || options_.keep) {
-    publish(chosen, result);
-    std::error_code error;
-    fs::remove_all(work_directory(options_), error);
-  }
+  if (!result.gate_failed || options_.keep) publish(chosen, result);
+  remove_work(options_);
   result.report = report_;
   return result;
 }
@@ -309,6 +321,7 @@ Preflight check_export(const ExportSource& source, const ExportOptions& options,
               options.output_dir);
   const io::Checkpoint checkpoint(source.model_path);
   Preflight preflight = exporter::preflight(checkpoint.config(), options.grid);
+  check_column_order(preflight.grid, options.gptq.desc_act);
   for (const std::string& notice : preflight.notices) log.notice(notice);
   for (const std::string& warning : preflight.warnings) log.warn(warning);
   if (preflight.grid.format == ExportFormat::kNf4 && !source.adapter.empty()) {
@@ -322,12 +335,16 @@ Preflight check_export(const ExportSource& source, const ExportOptions& options,
 
 ExportResult export_model(const ExportSource& source, const ExportData& data,
                           const ExportOptions& options, RunLog& log) {
+  Export work(source, data, options, log);
   try {
-    return Export(source, data, options, log).run();
+    return work.run();
   } catch (const Interrupted&) {
     ExportResult result;
     result.interrupted = true;
     return result;
+  } catch (...) {
+    remove_work(options);
+    throw;
   }
 }
 

@@ -30,7 +30,7 @@ bool is_same_work(const fs::path& directory, const std::string& fingerprint) {
   if (!fs::exists(directory / kJournal, error)) return false;
   try {
     return read_json_file(directory / kJournal).value("fingerprint", "") == fingerprint;
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     return false;  // a damaged journal: begin anew
   }
 }
@@ -61,6 +61,24 @@ void read_reports(const fs::path& file, QuantizedBlocks& result) {
     result.linears.push_back(linear_report_from_json(report));
   }
   result.seconds += std::stod(reader.metadata().at("seconds"));
+}
+
+/// The finished blocks of an interrupted run; nothing where what it left is damaged.
+std::optional<QuantizedBlocks> read_finished(const fs::path& work_dir, int64_t count, RunLog& log) {
+  QuantizedBlocks result;
+  try {
+    while (result.resumed_blocks < count &&
+           fs::exists(block_file(work_dir, result.resumed_blocks))) {
+      result.files.push_back(block_file(work_dir, result.resumed_blocks));
+      read_reports(result.files.back(), result);
+      ++result.resumed_blocks;
+    }
+  } catch (const std::exception& error) {
+    log.warn(fmt::format("{} is damaged ({}); the export begins anew",
+                         result.files.back().filename().string(), error.what()));
+    return std::nullopt;
+  }
+  return result;
 }
 
 /// "block 3/30: output error 0.41 of plain rounding's, 12.3 s, 5m20s left"
@@ -97,19 +115,23 @@ QuantizedBlocks quantize_blocks(const model::BlockLoader& loader, const MergedWe
                                 const fs::path& work_dir, const std::string& fingerprint,
                                 RunLog& log) {
   const int64_t count = loader.block_count();
-  QuantizedBlocks result;
-  if (!is_same_work(work_dir, fingerprint)) start_over(work_dir, fingerprint);
-  while (result.resumed_blocks < count && fs::exists(block_file(work_dir, result.resumed_blocks))) {
-    result.files.push_back(block_file(work_dir, result.resumed_blocks));
-    read_reports(result.files.back(), result);
-    ++result.resumed_blocks;
+  const bool calibrates = quantizer.needs_calibration();
+  std::optional<QuantizedBlocks> finished;
+  if (is_same_work(work_dir, fingerprint)) finished = read_finished(work_dir, count, log);
+  const int64_t width = loader.config().hidden_size;
+  if (finished && finished->resumed_blocks > 0 && finished->resumed_blocks < count && calibrates &&
+      !CalibrationPass::has_input(work_dir, finished->resumed_blocks, *calibration, width)) {
+    log.warn("the activations of the interrupted export are gone; it begins anew");
+    finished.reset();
   }
+  if (!finished) start_over(work_dir, fingerprint);
+  QuantizedBlocks result = finished ? std::move(*finished) : QuantizedBlocks{};
   if (result.resumed_blocks > 0) {
     log.notice(fmt::format("resuming: {} of {} blocks are quantized already", result.resumed_blocks,
                            count));
   }
   std::optional<CalibrationPass> pass;
-  if (quantizer.needs_calibration() && result.resumed_blocks < count) {
+  if (calibrates && result.resumed_blocks < count) {
     pass.emplace(loader, *calibration, work_dir, result.resumed_blocks);
   }
   const Stopwatch watch;

@@ -8,6 +8,7 @@
 #include "core/memory.h"
 #include "eval/perplexity.h"
 #include "eval/protocol.h"
+#include "exporter/interrupted.h"
 
 namespace qlora::exporter {
 
@@ -28,7 +29,11 @@ StageMeter::Measured StageMeter::run(StageResult stage, const model::BlockLoader
   reset_peak_rss();
   const Stopwatch watch;
   Measured measured{.stage = std::move(stage), .states = {}};
-  measured.states.hidden = model::streamed_hidden_states(loader, blocks, batches_, log_,
+  const auto interruptible = [&](int64_t i) {
+    check_stop_request();
+    return blocks(i);
+  };
+  measured.states.hidden = model::streamed_hidden_states(loader, interruptible, batches_, log_,
                                                          "measuring " + measured.stage.name);
   measured.stage.tokens_per_second = static_cast<double>(targets_.size()) / watch.seconds();
   measured.states.lm_head = loader.lm_head(loader.embedding());

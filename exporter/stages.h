@@ -28,6 +28,7 @@ class StageMeter {
     eval::OutputStates states;
   };
   ///   stage     name, kind and bytes are the caller's
+  ///   throws    Interrupted
   Measured run(StageResult stage, const model::BlockLoader& loader,
                const model::BlockSource& blocks);
 

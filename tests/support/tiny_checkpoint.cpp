@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -160,6 +161,18 @@ TemporaryFolder::TemporaryFolder() {
 TemporaryFolder::~TemporaryFolder() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
+}
+
+void plant_nan(const std::filesystem::path& safetensors, const std::string& tensor) {
+  const std::string bytes = read_text(safetensors);
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
+  const Json header = Json::parse(bytes.substr(8, header_bytes));
+  const uint64_t begin = header.at(tensor).at("data_offsets").at(0);
+  std::fstream file(safetensors, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(static_cast<std::streamoff>(8 + header_bytes + begin));
+  file.write("\xc0\x7f", 2);
+  if (!file.flush()) throw std::runtime_error("cannot write " + safetensors.string());
 }
 
 void write_text(const std::filesystem::path& path, const std::string& text) {

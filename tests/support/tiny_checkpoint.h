@@ -47,6 +47,9 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+/// Makes the first number of a BF16 tensor NaN.
+void plant_nan(const std::filesystem::path& safetensors, const std::string& tensor);
+
 void write_text(const std::filesystem::path& path, const std::string& text);
 std::string read_text(const std::filesystem::path& path);
 
