@@ -11,6 +11,8 @@ Prints {"load_seconds", "quantize_seconds", "save_seconds"} as its last line.
 import argparse
 import json
 import os
+import pathlib
+import tempfile
 import time
 import warnings
 
@@ -51,7 +53,23 @@ class Quantizer(AwqQuantizer):
             del module2inspect.state_dict
 
 
+def folder_for_transformers_4(model: pathlib.Path, target: pathlib.Path) -> str:
+    """Links to the model with two names of transformers 5 put back: else the RoPE base is silently 10000, and no tokenizer loads."""
+    for file in model.iterdir():
+        (target / file.name).symlink_to(file.resolve())
+    for name, change in (("config.json", lambda c: {**c.get("rope_parameters", {}), **c, "torch_dtype": c.get("dtype")}),
+                         ("tokenizer_config.json", lambda c: {**c, "tokenizer_class": "PreTrainedTokenizerFast"})):  # fmt: skip
+        changed = change(json.loads((model / name).read_text()))
+        changed.pop("rope_type", None)
+        changed.pop("rope_parameters", None)
+        (target / name).unlink()
+        (target / name).write_text(json.dumps(changed))
+    return str(target)
+
+
 begin = time.monotonic()
+links = tempfile.TemporaryDirectory()
+options.model = folder_for_transformers_4(pathlib.Path(options.model), pathlib.Path(links.name))
 model = AutoAWQForCausalLM.from_pretrained(options.model, device_map="cpu", safetensors=True, torch_dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained(options.model)
 loaded = time.monotonic()
