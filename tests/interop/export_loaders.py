@@ -48,7 +48,7 @@ BOUNDS = {
     ("transformers", "awq-4", "smollm2"): 0.2,
     ("transformers", "gptq-4-asym", "smollm2"): 0.2,
     ("gptqmodel", "smollm2"): 1.0,
-    ("autoawq", "smollm2"): 1.0,
+    ("autoawq", "smollm2"): 2.0,
     ("llamacpp", "smollm2"): 6.0,  # 8-bit activations of a model with a few huge ones
     ("llamacpp", "gguf-f16", "smollm2"): 0.3,
 }
