@@ -135,6 +135,17 @@ void check_macros(const SourceTree& tree, const SourceFile& file, Violations& fo
   }
 }
 
+/// True where the code names `call`, not as the end of a longer name: "inputs(" is no "puts(".
+bool calls(std::string_view code, std::string_view call) {
+  const auto is_part_of_name = [](char c) {
+    return c == '_' || std::isalnum(static_cast<unsigned char>(c)) != 0;
+  };
+  for (size_t at = code.find(call); at != std::string_view::npos; at = code.find(call, at + 1)) {
+    if (at == 0 || !is_part_of_name(code[at - 1]) || !is_part_of_name(call.front())) return true;
+  }
+  return false;
+}
+
 /// Libraries speak through the RunLog that they are given.
 void check_printing(const SourceTree& tree, const SourceFile& file, Violations& found) {
   if (!tree.modules.contains(file.folder) || !file.is_code()) return;
@@ -144,8 +155,8 @@ void check_printing(const SourceTree& tree, const SourceFile& file, Violations& 
     ++number;
     const std::string_view code = without_comment(line);
     for (const std::string_view call : {"std::cout", "std::cerr", "fmt::print(", " printf(",
-                                        "std::printf(", "fprintf(", "puts("}) {
-      if (contains(code, call)) {
+                                        "std::printf(", "fprintf(", "puts(", "fputs("}) {
+      if (calls(code, call)) {
         found.push_back({"printing", file.path, number, "hand the text to the RunLog"});
       }
     }

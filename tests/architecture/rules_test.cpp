@@ -74,6 +74,13 @@ TEST(Architecture, CleanTreeHasNoViolation) {
   EXPECT_TRUE(violations.empty()) << all(violations);
 }
 
+TEST(Architecture, NamesThatEndLikeAPrintingCallPrintNothing) {
+  const TemporaryTree tree(
+      Files{{"quant/a.cpp", "void f() { round_inputs(1); inputs(); my_fprintf(2); }\n"}});
+  const auto violations = check_tree(tree.root());
+  EXPECT_TRUE(violations.empty()) << all(violations);
+}
+
 TEST(Architecture, PageWithoutTableIsRefused) {
   const TemporaryTree tree(
       Files{{"docs/architecture.md", "io -> core\n"}});  // not in a fenced block
@@ -133,6 +140,9 @@ INSTANTIATE_TEST_SUITE_P(
                 "#if 0\n# elif defined(__NVCC__)\n#endif\n"},
         Planted{"Macro", "macros", "quant/a.cpp", "#define SQUARE(x) ((x) * (x))\n"},
         Planted{"Printing", "printing", "quant/a.cpp", "void f() { std::cerr << 1; }\n"},
+        Planted{"PrintingWithPuts", "printing", "quant/a.cpp",
+                "void f() { inputs(); puts(\"\"); }\n"},
+        Planted{"PrintingToAFile", "printing", "quant/a.cpp", "  std::fputs(\"\", stderr);\n"},
         Planted{"PrintingWithFmt", "printing", "model/a.cpp", "  fmt::print(\"x\");\n"},
         Planted{"NoPragmaOnce", "headers", "quant/a.h", "namespace qlora::quant {\n}\n"},
         Planted{"ForeignNamespace", "headers", "quant/a.h",
