@@ -106,6 +106,7 @@ int run_merge(ExportArguments arguments, const std::string& format) {
   if (!format.empty()) defaults.push_back("export.format=" + format);
   for (std::string& given : overrides_of(arguments)) defaults.push_back(std::move(given));
   arguments.request.overrides = std::move(defaults);
+  arguments.request.is_merge = true;
   for (std::string& value : arguments.values) value.clear();
   return run_command(std::move(arguments));
 }

@@ -1,6 +1,7 @@
 #include "cli/export_data.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "core/error.h"
 #include "data/dataset.h"
@@ -43,10 +44,31 @@ eval::Protocol row_protocol(const data::Dataset& rows, const configs::RunConfig&
                                 config.data.example);
 }
 
+/// The file of a split: in a folder of files the one of its name; a file alone is its only split.
+std::string split_file(const exporter::CalibrationOptions& options) {
+  namespace fs = std::filesystem;
+  const fs::path path = options.dataset_name;
+  if (!fs::is_directory(path)) {
+    QLORA_CHECK(options.dataset_split == "train", ConfigError,
+                "[export] dataset_split is {}, but {} is one file, which has no splits; name a "
+                "folder with {}.jsonl, or leave dataset_split out",
+                options.dataset_split, path.string(), options.dataset_split);
+    return options.dataset_name;
+  }
+  for (const char* ending : {".jsonl", ".json", ".csv"}) {
+    const fs::path file = path / (options.dataset_split + ending);
+    if (fs::exists(file)) return file.string();
+  }
+  throw IoError(
+      fmt::format("[export] {} holds no {}.jsonl, .json or .csv; choose another "
+                  "--dataset-split, or name a file",
+                  path.string(), options.dataset_split));
+}
+
 void calibrate_on_file(const configs::RunConfig& config, const data::Tokenizer& tokenizer,
                        bool hold_out, exporter::ExportData& data) {
   const auto& options = config.exporting;
-  data::Dataset rows = data::load_dataset(options.calibration.dataset_name, config.data.dataset);
+  data::Dataset rows = data::load_dataset(split_file(options.calibration), config.data.dataset);
   if (hold_out && rows.size() >= 2) {
     const int64_t held = std::clamp<int64_t>(rows.size() / 10, 1, kHeldOutRows);
     // A size of 1 would be read as the fraction of all rows.
@@ -84,7 +106,9 @@ exporter::ExportData load_export_data(const configs::RunConfig& config, const Ex
   }
   if (!needs_texts) return data;
 
-  const auto tokenizer = config.data.tokens.file.empty()
+  const bool names_texts =
+      !options.calibration.dataset_name.empty() || !options.evaluation.dataset_name.empty();
+  const auto tokenizer = names_texts || config.data.tokens.file.empty()
                              ? data::load_tokenizer(config.model_name_or_path)
                              : std::unique_ptr<const data::Tokenizer>();
   if (data.evaluation.empty() && !options.evaluation.dataset_name.empty()) {
@@ -98,7 +122,7 @@ exporter::ExportData load_export_data(const configs::RunConfig& config, const Ex
   }
   const bool wants_more = !data.calibration || data.evaluation.empty();
   if (!wants_more || !has_run_data(config)) return data;
-  if (tokenizer == nullptr) {
+  if (!config.data.tokens.file.empty()) {
     const data::TokenFileOptions& file = config.data.tokens;
     if (!data.calibration)
       data.calibration = data::read_token_tensor(file.file, file.train, vocabulary);

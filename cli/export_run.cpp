@@ -75,6 +75,7 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
     read_config((fs::path(request.run) / kResolvedConfig).string(), config, log);
   }
   if (!request.config.empty()) read_config(request.config, config, log);
+  if (request.is_merge) config.exporting.grid = {};  // how to quantize is no part of a merge
   if (!request.model_path.empty()) config.model_name_or_path = request.model_path;
   for (const std::string& assignment : request.overrides) {
     for (const std::string& notice : override_field(config, assignment).notices) log.notice(notice);
@@ -105,12 +106,14 @@ PreparedExport prepare_export_of_run(const configs::RunConfig& config) {
   return prepared;
 }
 
-int run_export(const PreparedExport& prepared, bool json, RunLog& log) {
+int run_export(const PreparedExport& prepared, bool json, RunLog& log, const Json& training) {
   const exporter::ExportOptions& options = prepared.config.exporting;
-  exporter::check_export(prepared.source, options, log);
+  NullLog quiet;  // export_model says it all again
+  exporter::check_export(prepared.source, options, quiet);
   const exporter::ExportData data = load_export_data(prepared.config, prepared.tokens, log);
   const exporter::ExportResult result = exporter::export_model(prepared.source, data, options, log);
   if (result.interrupted) {
+    if (json && !training.is_null()) print_json(training);
     log.notice("stopped; the same command goes on at the block where it stopped");
     return stop_exit_code();
   }
@@ -119,7 +122,13 @@ int run_export(const PreparedExport& prepared, bool json, RunLog& log) {
     facts["output_dir"] = result.output_dir.string();
     facts["model_path"] = result.model_path.string();
     facts["published"] = !result.output_dir.empty();
-    print_json(facts);
+    if (training.is_null()) {
+      print_json(facts);
+    } else {
+      Json both = training;
+      both["export"] = std::move(facts);
+      print_json(both);
+    }
   } else {
     print(result_text(result));
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct ExportRequest {
   std::string adapter;     // beats the run's own
   ExportTokens tokens;
   std::string compute_dtype;
+  bool is_merge = false;  // the configuration's way to quantize does not count
   int64_t threads = 0;
   std::vector<std::string> overrides;
 };
@@ -40,8 +42,12 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log);
 PreparedExport prepare_export_of_run(const configs::RunConfig& config);
 
 /// Exports, prints the table (or one JSON object).
+///   training  facts of the run that ends with this export; the one JSON object is then theirs,
+///   with
+///             those of the export under "export"
 ///   returns   0, kExitGate, or 130 / 143 after a signal
-int run_export(const PreparedExport& prepared, bool json, RunLog& log);
+int run_export(const PreparedExport& prepared, bool json, RunLog& log,
+               const nlohmann::ordered_json& training = nullptr);
 
 /// --dry-run: what would be written.
 int show_export_plan(const PreparedExport& prepared, bool json, RunLog& log);

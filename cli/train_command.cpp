@@ -93,7 +93,10 @@ trainer::RunFacts run_facts(const configs::RunConfig& config, const data::Traini
           .data_name = data.train.name};
 }
 
-int report(const trainer::TrainResult& result, const TrainArguments& arguments, RunLog& log) {
+/// exports   the one JSON object is left to the export that follows
+int report(const trainer::TrainResult& result, const TrainArguments& arguments, bool exports,
+           RunLog& log) {
+  if (arguments.json && exports && !result.interrupted) return 0;
   if (arguments.json) {
     print_json(Json(trainer::result_json(result)));
   } else {
@@ -122,6 +125,12 @@ int train(const TrainArguments& arguments) {
   trainer::check_run_directory(config.training, log);
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
 
+  const bool exports = config.exporting.after_training.value_or(false);
+  if (exports) {  // what cannot be written is told before the training, not after it
+    const PreparedExport prepared = prepare_export_of_run(config);
+    NullLog quiet;
+    exporter::check_export(prepared.source, prepared.config.exporting, quiet);
+  }
   const data::TrainingData data = load_data(config, log);
   const Plan plan = make_plan(config, data);
   if (arguments.dry_run) {
@@ -131,9 +140,10 @@ int train(const TrainArguments& arguments) {
   show_plan(plan, log);
   const StopSignals signals;
   const trainer::TrainResult result = run_training(config, data, log);
-  const int code = report(result, arguments, log);
-  if (code != 0 || !config.exporting.after_training.value_or(false)) return code;
-  return run_export(prepare_export_of_run(config), arguments.json, log);
+  const int code = report(result, arguments, exports, log);
+  if (code != 0 || !exports) return code;
+  return run_export(prepare_export_of_run(config), arguments.json, log,
+                    Json(trainer::result_json(result)));
 }
 
 }  // namespace
