@@ -37,11 +37,18 @@ void set_evaluation(const eval::Protocol& protocol, int64_t max_tokens,
   }
 }
 
-/// The rows of an evaluation file or split, scored as `qlora perplexity` scores them.
+/// Rows as `qlora perplexity` scores them: plain text as one stream in windows, the others one by
+/// one where training would learn.
 eval::Protocol row_protocol(const data::Dataset& rows, const configs::RunConfig& config,
                             const data::Tokenizer& tokenizer) {
-  return eval::example_protocol(data::build_examples(rows, config.data.example, tokenizer),
-                                config.data.example);
+  if (rows.form != data::RowForm::kText) {
+    return eval::example_protocol(data::build_examples(rows, config.data.example, tokenizer),
+                                  config.data.example);
+  }
+  std::string joined;
+  for (const data::Record& row : rows.records) joined += (joined.empty() ? "" : "\n\n") + row.text;
+  const int64_t window = config.exporting.evaluation.block_tokens;
+  return eval::window_protocol(tokenizer.encode(joined), window, window);
 }
 
 /// The file of a split: in a folder of files the one of its name; a file alone is its only split.

@@ -78,8 +78,9 @@ class DecoderLoader {
       log_.warn(fmt::format("{}: {}", options_.model_path, notice));
     }
     if (options_.load_in_4bit) {
-      log_.notice(fmt::format("{} is quantized ({}) and stays as it is; load_in_4bit changes nothing",
-                            options_.model_path, io::describe(quantization->common_form())));
+      log_.notice(
+          fmt::format("{} is quantized ({}) and stays as it is; load_in_4bit changes nothing",
+                      options_.model_path, io::describe(quantization->common_form())));
     }
   }
 
