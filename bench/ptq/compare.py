@@ -50,6 +50,15 @@ class Run:
     stages: dict  # what the peer says about itself
 
 
+def peak_bytes(pid: int) -> int:
+    """Highest resident size of a running process since it began or was told to begin anew; 0 where it has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")), 0)
+    except OSError:
+        return 0
+
+
 def measure(command: list, output: pathlib.Path, threads: int) -> Run:
     """Wall time, CPU time and peak RSS of a process with its children, seen from outside; the same for both sides."""
     load = os.getloadavg()[0]
@@ -57,7 +66,12 @@ def measure(command: list, output: pathlib.Path, threads: int) -> Run:
     with open(output, "wb") as out, open(output.with_suffix(".err"), "wb") as err:
         begin = time.monotonic()
         process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
+        # Not ru_maxrss: that of a child begins with the size of this process, which has loaded models.
+        peak, ended = 0, 0
+        while ended == 0:
+            peak = max(peak, peak_bytes(process.pid))
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            time.sleep(0 if ended else 0.02)
         wall = time.monotonic() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
@@ -65,7 +79,7 @@ def measure(command: list, output: pathlib.Path, threads: int) -> Run:
         raise SystemExit(f"[bench] {' '.join(map(str, command))} ended with {process.returncode}:\n{tail}")
     lines = output.read_text(errors="replace").strip().splitlines()
     stages = json.loads(lines[-1]) if lines and lines[-1].startswith('{"load_seconds"') else {}
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, load, stages)
+    return Run(wall, usage.ru_utime + usage.ru_stime, peak, load, stages)
 
 
 def calibration_rows(options, blocks: int) -> str:
