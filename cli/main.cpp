@@ -4,11 +4,11 @@
 
 namespace {
 
-char spin_setting[] = "GOMP_SPINCOUNT=2000";
+char spin_setting[] = "GOMP_SPINCOUNT=20000";
 
 /// Threads that wait for each other spin for 4 ms by default. Where other programs want the cores,
 /// that is time taken from the very thread that is waited for: an export beside a compiler run took
-/// five times as long. 2000 turns, some 20 µs, still bridge the gap between two loops.
+/// five times as long. 20,000 turns, some 0.2 ms, bridge the gap between two loops and no more.
 ///   libgomp reads its settings while it is loaded, which is before main() but after this, and
 ///   finds them in the block of the environment itself: one of the shell's own notes makes room.
 void shorten_spinning(int, char**, char** environment) {
