@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "cli/token_input.h"
 #include "core/error.h"
 #include "data/dataset.h"
 #include "data/tokenizer.h"
 #include "eval/protocol.h"
+#include "exporter/legality.h"
 #include "io/checkpoint.h"
 
 namespace qlora::cli {
@@ -14,12 +16,11 @@ namespace {
 
 constexpr int64_t kHeldOutRows = 128;
 
-data::ExampleSet read_tokens(const std::string& argument, int64_t vocabulary) {
-  const size_t colon = argument.rfind(':');
-  QLORA_CHECK(colon != std::string::npos && colon > 0 && colon + 1 < argument.size(), ConfigError,
-              "[usage] {} names no tensor; write FILE:TENSOR", argument);
-  return data::read_token_tensor(argument.substr(0, colon), argument.substr(colon + 1), vocabulary);
-}
+/// What an export has to have and nobody has named yet.
+struct Wanted {
+  bool calibration = false;
+  bool evaluation = false;
+};
 
 /// Held-out sequences, as many as the bound on tokens lets in.
 void set_evaluation(const eval::Protocol& protocol, int64_t max_tokens,
@@ -45,10 +46,10 @@ eval::Protocol row_protocol(const data::Dataset& rows, const configs::RunConfig&
     return eval::example_protocol(data::build_examples(rows, config.data.example, tokenizer),
                                   config.data.example);
   }
-  std::string joined;
-  for (const data::Record& row : rows.records) joined += (joined.empty() ? "" : "\n\n") + row.text;
+  std::vector<std::string> texts;
+  for (const data::Record& row : rows.records) texts.push_back(row.text);
   const int64_t window = config.exporting.evaluation.block_tokens;
-  return eval::window_protocol(tokenizer.encode(joined), window, window);
+  return joined_protocol(texts, window, window, tokenizer);
 }
 
 /// The file of a split: in a folder of files the one of its name; a file alone is its only split.
@@ -72,28 +73,39 @@ std::string split_file(const exporter::CalibrationOptions& options) {
                   path.string(), options.dataset_split));
 }
 
-void calibrate_on_file(const configs::RunConfig& config, const data::Tokenizer& tokenizer,
-                       bool hold_out, exporter::ExportData& data) {
+/// Fills what is still wanted from the rows of export.dataset_name.
+void read_calibration_file(const configs::RunConfig& config, const Wanted& wanted,
+                           exporter::ExportData& data) {
   const auto& options = config.exporting;
+  const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
   data::Dataset rows = data::load_dataset(split_file(options.calibration), config.data.dataset);
-  if (hold_out && rows.size() >= 2) {
+  if (wanted.evaluation && rows.size() >= 2) {
     const int64_t held = std::clamp<int64_t>(rows.size() / 10, 1, kHeldOutRows);
     // A size of 1 would be read as the fraction of all rows.
     auto [rest, part] = data::split_dataset(
         std::move(rows),
         held == 1 ? 1.0 / static_cast<double>(rows.size()) : static_cast<double>(held),
         options.calibration.seed);
-    set_evaluation(row_protocol(part, config, tokenizer), options.evaluation.max_tokens, data);
+    set_evaluation(row_protocol(part, config, *tokenizer), options.evaluation.max_tokens, data);
     rows = std::move(rest);
   }
+  if (!wanted.calibration) return;
   data::ExampleOptions example = config.data.example;
   example.max_length = options.calibration.max_seq_length + 1;  // what is cut is counted later
   example.overlong = data::Overlong::kTruncate;
-  data.calibration = data::build_examples(rows, example, tokenizer);
+  data.calibration = data::build_examples(rows, example, *tokenizer);
 }
 
-bool has_run_data(const configs::RunConfig& config) {
-  return !config.data.dataset_name.empty() || !config.data.tokens.file.empty();
+/// Fills what is still wanted from the data that the configuration trains on.
+void read_run_data(const configs::RunConfig& config, const Wanted& wanted,
+                   exporter::ExportData& data, RunLog& log) {
+  data::TrainingData run = load_run_data(config, log);
+  if (wanted.calibration) data.calibration = std::move(run.train);
+  if (!wanted.evaluation || !run.eval) return;
+  const bool is_ids = !config.data.tokens.file.empty();
+  set_evaluation(is_ids ? eval::block_protocol(*run.eval, 0)
+                        : eval::example_protocol(*run.eval, config.data.example),
+                 config.exporting.evaluation.max_tokens, data);
 }
 
 }  // namespace
@@ -103,49 +115,33 @@ exporter::ExportData load_export_data(const configs::RunConfig& config, const Ex
   exporter::ExportData data;
   const auto& options = config.exporting;
   const int64_t most = options.evaluation.max_tokens;
-  const int64_t vocabulary = io::Checkpoint(config.model_name_or_path).config().vocab_size;
-  const bool needs_texts = tokens.calibration.empty() || tokens.evaluation.empty();
-  if (!tokens.calibration.empty()) {
-    data.calibration = read_tokens(tokens.calibration, vocabulary);
+  Wanted wanted{.calibration = exporter::resolve_grid(options.grid).needs_calibration(),
+                .evaluation = options.evaluation.enabled};
+  const auto read_ids = [&](const char* flag, const std::string& argument) {
+    const int64_t vocab_size = io::Checkpoint(config.model_name_or_path).config().vocab_size;
+    return read_token_argument(flag, argument, vocab_size);
+  };
+  if (wanted.calibration && !tokens.calibration.empty()) {
+    data.calibration = read_ids("--tokens", tokens.calibration);
   }
-  if (!tokens.evaluation.empty()) {
-    set_evaluation(eval::block_protocol(read_tokens(tokens.evaluation, vocabulary), 0), most, data);
+  if (wanted.evaluation && !tokens.evaluation.empty()) {
+    set_evaluation(eval::block_protocol(read_ids("--eval-tokens", tokens.evaluation), 0), most,
+                   data);
+  } else if (wanted.evaluation && !options.evaluation.dataset_name.empty()) {
+    const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
+    const auto rows = data::load_dataset(options.evaluation.dataset_name, config.data.dataset);
+    set_evaluation(row_protocol(rows, config, *tokenizer), most, data);
   }
-  if (!needs_texts) return data;
-
-  const bool names_texts =
-      !options.calibration.dataset_name.empty() || !options.evaluation.dataset_name.empty();
-  const auto tokenizer = names_texts || config.data.tokens.file.empty()
-                             ? data::load_tokenizer(config.model_name_or_path)
-                             : std::unique_ptr<const data::Tokenizer>();
-  if (data.evaluation.empty() && !options.evaluation.dataset_name.empty()) {
-    set_evaluation(
-        row_protocol(data::load_dataset(options.evaluation.dataset_name, config.data.dataset),
-                     config, *tokenizer),
-        most, data);
+  const auto is_wanting = [&] {
+    wanted.calibration = wanted.calibration && !data.calibration;
+    wanted.evaluation = wanted.evaluation && data.evaluation.empty();
+    return wanted.calibration || wanted.evaluation;
+  };
+  if (is_wanting() && !options.calibration.dataset_name.empty()) {
+    read_calibration_file(config, wanted, data);
   }
-  if (!data.calibration && !options.calibration.dataset_name.empty()) {
-    calibrate_on_file(config, *tokenizer, data.evaluation.empty(), data);
-  }
-  const bool wants_more = !data.calibration || data.evaluation.empty();
-  if (!wants_more || !has_run_data(config)) return data;
-  if (!config.data.tokens.file.empty()) {
-    const data::TokenFileOptions& file = config.data.tokens;
-    if (!data.calibration)
-      data.calibration = data::read_token_tensor(file.file, file.train, vocabulary);
-    if (data.evaluation.empty() && !file.eval.empty()) {
-      set_evaluation(
-          eval::block_protocol(data::read_token_tensor(file.file, file.eval, vocabulary), 0), most,
-          data);
-    }
-    return data;
-  }
-  data::TrainingData run =
-      data::load_training_data(config.data, *tokenizer, config.training.seed, log);
-  if (!data.calibration) data.calibration = std::move(run.train);
-  if (data.evaluation.empty() && run.eval) {
-    set_evaluation(eval::example_protocol(*run.eval, config.data.example), most, data);
-  }
+  const bool has_run_data = !config.data.dataset_name.empty() || !config.data.tokens.file.empty();
+  if (is_wanting() && has_run_data) read_run_data(config, wanted, data, log);
   return data;
 }
 

@@ -15,7 +15,7 @@ struct ExportTokens {
   std::string evaluation;
 };
 
-/// Rows that an export calibrates and measures on.
+/// Rows that an export calibrates and measures on; files that it has no use for are not opened.
 ///   Calibration  --tokens, else export.dataset_name, else the training data of the configuration
 ///   Held out     --eval-tokens, else export.eval_dataset_name, else the evaluation data of the
 ///                configuration, else a tenth of the calibration file (128 rows at the most), which

@@ -46,8 +46,11 @@ std::string default_output(const std::string& run, const exporter::ExportOptions
 }
 
 exporter::ExportSource source_of(const configs::RunConfig& config, const std::string& adapter) {
+  const std::string& tokens = config.data.tokens.file;
+  const fs::path trained_on = tokens.empty() ? config.data.dataset_name : tokens;
   return {.model_path = config.model_name_or_path,
           .adapter = adapter,
+          .training_data = adapter.empty() ? "" : trained_on.filename().string(),
           .four_bit = config.quantization.four_bit,
           .compute_dtype = config.compute_dtype};
 }

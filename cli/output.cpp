@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/progress.h"
+#include "core/text.h"
 
 namespace qlora::cli {
 namespace {
@@ -128,16 +129,6 @@ void flush_stdout() {
 
 void print_json(const Json& object) {
   print(object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
-}
-
-std::string count_text(int64_t count) {
-  std::string digits = fmt::format("{}", count);
-  const size_t first = digits[0] == '-' ? 1 : 0;
-  for (size_t at = digits.size(); at > first + 3;) {
-    at -= 3;
-    digits.insert(at, ",");
-  }
-  return digits;
 }
 
 std::string facts_text(const Json& facts) {

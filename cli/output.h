@@ -21,8 +21,6 @@ void flush_stdout();
 /// are not finite null.
 void print_json(const Json& object);
 
-std::string count_text(int64_t count);  // 134,515,008
-
 /// An object of facts as lines for people: keys without underscores, nested objects indented,
 /// lists of objects as tables. `_bytes` and `_seconds` at the end of a key choose the unit.
 std::string facts_text(const Json& facts);

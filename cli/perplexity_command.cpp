@@ -12,6 +12,7 @@
 #include "core/log_sinks.h"
 #include "core/memory.h"
 #include "core/progress.h"
+#include "core/text.h"
 #include "eval/perplexity.h"
 
 namespace qlora::cli {

@@ -3,6 +3,7 @@
 #include <memory>
 #include <vector>
 
+#include "cli/token_input.h"
 #include "core/error.h"
 #include "data/dataset.h"
 #include "data/example_builder.h"
@@ -61,10 +62,9 @@ eval::Protocol per_text(std::vector<std::string> texts, const PerplexityInput& i
   return eval::per_text_protocol(ids, input.max_length.value_or(kPerTextMaxLength));
 }
 
-eval::Protocol stream(const std::string& text, const PerplexityInput& input,
+eval::Protocol stream(const std::vector<std::string>& texts, const PerplexityInput& input,
                       const data::Tokenizer& tokenizer) {
-  return eval::window_protocol(tokenizer.encode(text), input.seq_len,
-                               input.stride.value_or(input.seq_len));
+  return joined_protocol(texts, input.seq_len, input.stride.value_or(input.seq_len), tokenizer);
 }
 
 data::ExampleOptions example_options(const PerplexityInput& input, const data::DataOptions& data) {
@@ -96,9 +96,7 @@ eval::Protocol from_dataset(const PerplexityInput& input, const configs::RunConf
     }
     if (input.per_text) return per_text(std::move(texts), input, tokenizer);
     keep_first(texts, input.limit.value_or(0));
-    std::string joined;  // as transformers' page joins the rows of WikiText
-    for (const std::string& text : texts) joined += (joined.empty() ? "" : "\n\n") + text;
-    return stream(joined, input, tokenizer);
+    return stream(texts, input, tokenizer);
   }
   keep_first(set.records, input.limit.value_or(0));
   const data::ExampleSet examples = data::build_examples(set, options, tokenizer);
@@ -110,14 +108,9 @@ eval::Protocol from_dataset(const PerplexityInput& input, const configs::RunConf
 }
 
 eval::Protocol from_tokens(const PerplexityInput& input, const std::string& model_path) {
-  const size_t colon = input.tokens.rfind(':');
-  QLORA_CHECK(colon != std::string::npos && colon > 0 && colon + 1 < input.tokens.size(),
-              ConfigError, "[usage] --tokens {} names no tensor; write FILE:TENSOR", input.tokens);
-  const io::Checkpoint checkpoint(model_path);
-  return eval::block_protocol(
-      data::read_token_tensor(input.tokens.substr(0, colon), input.tokens.substr(colon + 1),
-                              checkpoint.config().vocab_size),
-      input.blocks);
+  const int64_t vocab_size = io::Checkpoint(model_path).config().vocab_size;
+  return eval::block_protocol(read_token_argument("--tokens", input.tokens, vocab_size),
+                              input.blocks);
 }
 
 }  // namespace
@@ -130,7 +123,7 @@ eval::Protocol make_protocol(const PerplexityInput& input, const configs::RunCon
   if (!input.dataset_name.empty()) return from_dataset(input, config, *tokenizer, log);
   const std::string text = io::read_file(input.text);
   return input.per_text ? per_text(split_lines(text), input, *tokenizer)
-                        : stream(text, input, *tokenizer);
+                        : stream({text}, input, *tokenizer);
 }
 
 }  // namespace qlora::cli

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/progress.h"
+#include "core/text.h"
 #include "data/batches.h"
 #include "io/checkpoint.h"
 #include "lora/targets.h"

@@ -8,13 +8,13 @@
 #include "cli/model_arguments.h"
 #include "cli/output.h"
 #include "cli/plan.h"
+#include "cli/token_input.h"
 #include "core/error.h"
 #include "core/log_sinks.h"
 #include "core/parallel.h"
 #include "core/signals.h"
 #include "data/example_builder.h"
 #include "data/tokenizer.h"
-#include "io/checkpoint.h"
 #include "trainer/finish.h"
 #include "trainer/run_directory.h"
 #include "trainer/train.h"
@@ -57,22 +57,6 @@ model::Decoder load_with_adapters(const configs::RunConfig& config, RunLog& log)
       model::Decoder::load(configs::model_options(config), config.quantization.four_bit, log);
   model.add_adapters(config.lora, config.training.seed);
   return model;
-}
-
-data::TrainingData load_data(const configs::RunConfig& config, RunLog& log) {
-  const data::TokenFileOptions& tokens = config.data.tokens;
-  if (tokens.file.empty()) {
-    const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
-    return data::load_training_data(config.data, *tokenizer, config.training.seed, log);
-  }
-  // Ids need no tokenizer, but have to lie in the model's vocabulary.
-  const int64_t vocabulary = io::Checkpoint(config.model_name_or_path).config().vocab_size;
-  data::TrainingData data;
-  data.train = data::read_token_tensor(tokens.file, tokens.train, vocabulary);
-  if (!tokens.eval.empty()) {
-    data.eval = data::read_token_tensor(tokens.file, tokens.eval, vocabulary);
-  }
-  return data;
 }
 
 /// The model's path where a tokenizer is there, else empty: a run over token ids needs none.
@@ -131,7 +115,7 @@ int train(const TrainArguments& arguments) {
     NullLog quiet;
     exporter::check_export(prepared.source, prepared.config.exporting, quiet);
   }
-  const data::TrainingData data = load_data(config, log);
+  const data::TrainingData data = load_run_data(config, log);
   const Plan plan = make_plan(config, data);
   if (arguments.dry_run) {
     arguments.json ? print_json(plan.facts) : print(plan_text(plan) + "\n");

@@ -54,6 +54,17 @@ struct TextFrame {
 };
 TextFrame read_post_processor(const nlohmann::json& description, const std::string& where);
 
+/// tokenizer.ggml.token_type; sentencepiece numbers its piece types alike. On disk: do not
+/// renumber.
+enum class PieceType : int32_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6,
+};
+
 /// tokenizer.ggml.* of a GGUF file with the model "gpt2".
 BpeSpec read_gguf_bpe(const io::GgufReader& gguf);
 /// What tokenizer.ggml.pre has to say for a GGUF file to cut texts as spec does; nothing where no

@@ -1,6 +1,7 @@
 #include "exporter/block_quantizer.h"
 
 #include <cassert>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "exporter/block_work.h"
@@ -51,6 +52,16 @@ LinearReport linear_report_from_json(const nlohmann::json& j) {
   return r;
 }
 
+double mean_square(const torch::Tensor& values) {
+  return values.to(torch::kFloat64).square().mean().item<double>();
+}
+
+void set_rounding_error(const torch::Tensor& original, const torch::Tensor& rounded,
+                        LinearReport& report) {
+  report.mse = mean_square(rounded - original);
+  report.sqnr_db = report.mse > 0 ? 10 * std::log10(mean_square(original) / report.mse) : 0;
+}
+
 std::string weight_hash(const torch::Tensor& weight) {
   const torch::Tensor floats = weight.to(torch::kFloat32).contiguous();
   return io::sha256_hex({static_cast<const std::byte*>(floats.const_data_ptr()), floats.nbytes()});
@@ -78,27 +89,11 @@ BlockQuantizer::BlockQuantizer(const Preflight& preflight, const ExportOptions& 
                                const quant::Nf4Options& four_bit, torch::ScalarType dtype)
     : preflight_(preflight), options_(options), four_bit_(four_bit), dtype_(dtype) {}
 
-bool BlockQuantizer::needs_calibration() const {
-  const ResolvedGrid& grid = preflight_.grid;
-  switch (grid.type) {
-    case QuantizationType::kAwq:
-    case QuantizationType::kGptq:
-    case QuantizationType::kSmoothquant:
-      return true;
-    case QuantizationType::kFp8:
-      return grid.static_fp8;
-    case QuantizationType::kRtn:
-    case QuantizationType::kNone:
-      break;
-  }
-  return false;
-}
-
 QuantizedBlock BlockQuantizer::solve(int64_t index, const model::BlockLoader& loader,
                                      const MergedWeights& weights, CalibrationPass* pass) const {
   BlockWork work(index, loader, weights, preflight_, four_bit_, dtype_);
   const QuantizationType type = preflight_.grid.type;
-  if (!needs_calibration()) {
+  if (!preflight_.grid.needs_calibration()) {
     solve_plain(work, preflight_.grid);
   } else if (type == QuantizationType::kGptq) {
     solve_gptq(work, options_, *pass);

@@ -39,6 +39,12 @@ struct LinearReport {
 nlohmann::json to_json(const LinearReport& report);
 LinearReport linear_report_from_json(const nlohmann::json& json);
 
+double mean_square(const torch::Tensor& values);
+
+/// Sets mse and sqnr_db; a weight without any error has no finite ratio, and 0 stands for it.
+void set_rounding_error(const torch::Tensor& original, const torch::Tensor& rounded,
+                        LinearReport& report);
+
 /// SHA-256 over the floats of a matrix.
 std::string weight_hash(const torch::Tensor& weight);
 
@@ -68,10 +74,7 @@ class BlockQuantizer {
   BlockQuantizer(const Preflight& preflight, const ExportOptions& options,
                  const quant::Nf4Options& four_bit, torch::ScalarType dtype);
 
-  /// True where solve() needs a calibration pass.
-  bool needs_calibration() const;
-
-  /// pass      at this block; nullptr without calibration. Left at the end of the block
+  /// pass      at this block, left at its end; nullptr where the grid needs no calibration
   ///   throws  ValueError where weights or activations are not finite; Interrupted
   QuantizedBlock solve(int64_t index, const model::BlockLoader& loader,
                        const MergedWeights& weights, CalibrationPass* pass) const;

@@ -17,10 +17,6 @@ constexpr Site kSiteOf[] = {Site::kAttentionIn,  Site::kAttentionIn, Site::kAtte
                             Site::kAttentionOut, Site::kMlpIn,       Site::kMlpIn,
                             Site::kMlpOut};
 
-double mean_square(const Tensor& t) {
-  return t.to(torch::kFloat64).square().mean().item<double>();
-}
-
 std::optional<quant::AffineOptions> grid_of(const Preflight& preflight, const std::string& module) {
   const ModuleGrid& grid = preflight.at(module);
   if (!grid.is_quantized()) return std::nullopt;
@@ -86,11 +82,8 @@ void BlockWork::add(const std::string& name, const Tensor& tensor) {
 void BlockWork::place_dense(LinearWork& work, const Tensor& dense, const Tensor& input_scale) {
   work.linear->set_weight(lora::FrozenWeight(dense.to(compute_dtype_)));
   const Tensor as_original = input_scale.defined() ? dense / input_scale : dense;
-  work.report.mse = mean_square(as_original - work.original);
+  set_rounding_error(work.original, as_original, work.report);
   work.report.weight_sha256 = weight_hash(dense);
-  // A weight without any error has no finite ratio; 0 stands for it.
-  work.report.sqnr_db =
-      work.report.mse > 0 ? 10 * std::log10(mean_square(work.original) / work.report.mse) : 0;
 }
 
 void BlockWork::place(LinearWork& work, const quant::AffineTensor& rounded,

@@ -4,14 +4,13 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "exporter/gguf_export.h"
+#include "exporter/gguf_candidate.h"
 #include "exporter/hf_writer.h"
-#include "exporter/interrupted.h"
 #include "exporter/quantization_config.h"
 #include "exporter/shard_writer.h"
-#include "exporter/tensor_bytes.h"
 #include "io/atomic_file.h"
 #include "io/sha256.h"
+#include "lora/tensor_view.h"
 #include "quant/layouts.h"
 
 namespace qlora::exporter {
@@ -80,7 +79,7 @@ uint64_t write_weights(const CandidateInput& input, const QuantizedBlocks& block
   const std::vector<NamedTensor> outer = outer_tensors(input, dtype);
   std::vector<io::SafetensorsWriter::Entry> layout;
   for (const NamedTensor& named : outer) {
-    const io::TensorView view = tensor_view(named);
+    const io::TensorView view = lora::tensor_view(named.name, named.tensor);
     layout.push_back({view.name, view.dtype, view.shape});
   }
   for (const fs::path& file : blocks.files) {
@@ -90,7 +89,8 @@ uint64_t write_weights(const CandidateInput& input, const QuantizedBlocks& block
     }
   }
   ShardWriter writer(folder, layout, parse_bytes(input.options.max_shard_size));
-  for (const NamedTensor& named : outer) writer.write(named.name, tensor_view(named).bytes);
+  for (const NamedTensor& named : outer)
+    writer.write(named.name, lora::tensor_view(named.name, named.tensor).bytes);
   for (const fs::path& file : blocks.files) {
     const io::SafetensorsReader reader(file);
     for (const auto& tensor : reader.tensors()) writer.write(tensor.name, tensor.bytes);
@@ -116,66 +116,6 @@ void write_hugging_face(const CandidateInput& input, const QuantizedBlocks& bloc
                                               .double_quant = input.four_bit.double_quant});
   }
   write_model_files(folder, files);
-}
-
-io::GgmlType ggml_type(GgufType type) {
-  switch (type) {
-    case GgufType::kQ8_0:
-      return io::GgmlType::kQ8_0;
-    case GgufType::kQ4_0:
-      return io::GgmlType::kQ4_0;
-    case GgufType::kQ4_K:
-      return io::GgmlType::kQ4_K;
-    case GgufType::kF16:
-    case GgufType::kAuto:
-      break;
-  }
-  return io::GgmlType::kF16;
-}
-
-/// Rows of the merged model by name; the last matrix is kept for the rows that follow.
-class MergedRows {
- public:
-  MergedRows(const model::BlockLoader& loader, const MergedWeights& weights)
-      : loader_(loader), weights_(weights) {}
-
-  void operator()(const std::string& name, int64_t begin, int64_t count, float* out) {
-    const std::string module = name.substr(0, name.rfind('.'));
-    if (!name.starts_with("model.layers.") || !name.ends_with("_proj.weight")) {
-      loader_.checkpoint().tensor_f32_rows(name, begin, count, out);
-      return;
-    }
-    if (module != module_) {
-      check_stop_request();
-      matrix_ = weights_.weight(module);
-      module_ = module;
-    }
-    const Tensor rows = matrix_.narrow(0, begin, count).contiguous();
-    std::copy_n(rows.const_data_ptr<float>(), rows.numel(), out);
-  }
-
- private:
-  const model::BlockLoader& loader_;
-  const MergedWeights& weights_;
-  std::string module_;
-  Tensor matrix_;
-};
-
-void write_gguf_model(const CandidateInput& input, const MergedWeights& weights,
-                      const fs::path& folder, Candidate& candidate, RunLog& log) {
-  const auto& grid = input.preflight.grid;
-  const fs::path file = folder / fmt::format("{}-{}.gguf", input.name, name_of(grid.gguf_type));
-  GgufExportOptions options{.type = ggml_type(grid.gguf_type), .name = input.name};
-  if (grid.gguf_type == GgufType::kQ8_0) options.embedding_type = io::GgmlType::kQ8_0;
-  auto rows = std::make_shared<MergedRows>(input.loader, weights);
-  write_gguf(
-      file, input.loader.config(), input.source, options,
-      [rows](const std::string& name, int64_t begin, int64_t count, float* out) {
-        (*rows)(name, begin, count, out);
-      },
-      log);
-  candidate.model_path = file.filename();
-  candidate.bytes = fs::file_size(file);
 }
 
 /// Everything that decides what the blocks' files hold.
@@ -247,7 +187,7 @@ Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::
   Candidate candidate{.base = base, .directory = work / "model"};
   io::AtomicDirectory folder(candidate.directory, io::IfExists::kReplace);
   if (grid.format == ExportFormat::kGguf) {
-    write_gguf_model(input, weights, folder.path(), candidate, log);
+    candidate.model_path = write_gguf_candidate(input, weights, folder.path(), log);
   } else {
     const BlockQuantizer quantizer(input.preflight, input.options, input.four_bit,
                                    plain_dtype(grid, input.loader.config()));
@@ -261,7 +201,12 @@ Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::
   }
   folder.commit();
   candidate.model_path = candidate.directory / candidate.model_path;
-  check_readback(candidate, input);
+  if (grid.format == ExportFormat::kGguf) {
+    candidate.bytes = fs::file_size(candidate.model_path);
+    candidate.linears = read_back_gguf(input, weights, candidate.model_path, log);
+  } else {
+    check_readback(candidate, input);
+  }
   return candidate;
 }
 

@@ -40,7 +40,7 @@ struct Candidate {
 };
 
 /// Merges into one base, quantizes, writes work_dir/BASE/model, reads it back and checks that every
-/// linear is, bit for bit, what the solver made.
+/// linear is, bit for bit, what the solver made; for GGUF, that it is near its merged weight.
 ///   throws    what the parts throw; FormatError where the check fails (a bug, never data)
 Candidate make_candidate(const CandidateInput& input, MergeBase base,
                          const std::filesystem::path& work_dir, RunLog& log);

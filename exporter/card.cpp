@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cctype>
 
-#include "exporter/report_text.h"
+#include "core/text.h"
 
 namespace qlora::exporter {
 namespace {

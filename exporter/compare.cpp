@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "exporter/report_text.h"
+#include "core/text.h"
 #include "io/gguf.h"
 #include "io/safetensors.h"
 
@@ -59,7 +59,7 @@ void add_file(const fs::path& file, ModelSizes& sizes) {
 }
 
 std::string size_text(uint64_t bytes) {
-  return fmt::format("{} bytes, {:.4f} GB, {:.4f} GiB", with_separators(bytes),
+  return fmt::format("{} bytes, {:.4f} GB, {:.4f} GiB", count_text(static_cast<int64_t>(bytes)),
                      static_cast<double>(bytes) / kGb, static_cast<double>(bytes) / kGib);
 }
 
@@ -139,8 +139,9 @@ std::string comparison_text(const SizeComparison& c) {
                       "ratio", "saved");
   const auto row = [&](const char* name, uint64_t a, uint64_t b) {
     if (a == 0 && b == 0) return;
-    text += fmt::format("{:<14} {:>18} {:>18} {:>8} {:>9}\n", name, with_separators(a),
-                        with_separators(b), b == 0 ? "-" : fmt::format("{:.3f}", quotient(a, b)),
+    text += fmt::format("{:<14} {:>18} {:>18} {:>8} {:>9}\n", name,
+                        count_text(static_cast<int64_t>(a)), count_text(static_cast<int64_t>(b)),
+                        b == 0 ? "-" : fmt::format("{:.3f}", quotient(a, b)),
                         a == 0 ? "-" : fmt::format("{:.2f}%", 100 * (1 - quotient(b, a))));
   };
   for (size_t k = 0; k < kTensorKinds; ++k) {

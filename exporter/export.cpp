@@ -7,12 +7,14 @@
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/progress.h"
+#include "data/tokenizer.h"
 #include "exporter/calibration_set.h"
 #include "exporter/candidate.h"
 #include "exporter/card.h"
 #include "exporter/export_summary.h"
 #include "exporter/hf_writer.h"
 #include "exporter/interrupted.h"
+#include "exporter/quantize_model.h"
 #include "exporter/stages.h"
 #include "io/atomic_file.h"
 
@@ -32,6 +34,13 @@ fs::path work_directory(const ExportOptions& options) {
                                   : fs::path(options.work_dir);
 }
 
+bool is_worth_resuming(const ExportOptions& options) {
+  for (const MergeBase base : {MergeBase::kOriginal, MergeBase::kNf4}) {
+    if (has_finished_blocks(work_directory(options) / name_of(base) / "blocks")) return true;
+  }
+  return false;
+}
+
 /// Removes what an export makes in its work directory, and the directory where nothing else is in
 /// it: a directory that the user named may hold more.
 void remove_work(const ExportOptions& options) {
@@ -40,6 +49,22 @@ void remove_work(const ExportOptions& options) {
     fs::remove_all(work_directory(options) / name_of(base), ignored);
   }
   fs::remove(work_directory(options), ignored);
+}
+
+/// Moves all files but the manifest, over file systems too.
+void move_files(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  std::vector<fs::path> files;
+  for (fs::directory_iterator at(from, error), end; !error && at != end; at.increment(error)) {
+    if (at->path().filename() != "manifest.json") files.push_back(at->path());
+  }
+  QLORA_CHECK(!error, IoError, "[export] {} cannot be read: {}", from.string(), error.message());
+  for (const fs::path& file : files) {
+    fs::rename(file, to / file.filename(), error);
+    if (error) fs::copy_file(file, to / file.filename(), error);
+    QLORA_CHECK(!error, IoError, "[export] {} cannot be moved to {}: {}", file.string(),
+                to.string(), error.message());
+  }
 }
 
 /// A name for people: the last part of the model's path that says something.
@@ -66,7 +91,7 @@ class Export {
       adapter_ = lora::read_peft_adapter(source.adapter);
       check_adapter(*adapter_, loader_);
     }
-    if (needs_calibration()) {
+    if (preflight_.grid.needs_calibration()) {
       QLORA_CHECK(data.calibration.has_value(), ConfigError,
                   "[export] {} needs calibration samples; name them with --dataset-name or "
                   "--tokens, or export a run",
@@ -89,12 +114,6 @@ class Export {
   ExportResult run();
 
  private:
-  bool needs_calibration() const {
-    const ResolvedGrid& grid = preflight_.grid;
-    return BlockQuantizer(preflight_, options_, source_.four_bit, torch::kHalf)
-               .needs_calibration() &&
-           grid.is_quantized();
-  }
   std::vector<MergeBase> bases();
   void measure_before(const std::vector<MergeBase>& bases);
   StageResult measure_candidate(const Candidate& candidate);
@@ -224,14 +243,7 @@ void Export::check_gate(const StageResult& stage) {
 void Export::publish(const Candidate& candidate, ExportResult& result) {
   io::AtomicDirectory output(options_.output_dir,
                              options_.overwrite ? io::IfExists::kReplace : io::IfExists::kRefuse);
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(candidate.directory)) files.push_back(entry);
-  for (const fs::path& file : files) {
-    if (file.filename() == "manifest.json") continue;
-    std::error_code error;
-    fs::rename(file, output.path() / file.filename(), error);
-    if (error) fs::copy_file(file, output.path() / file.filename());  // another file system
-  }
+  move_files(candidate.directory, output.path());
   write_report(output.path(), report_);
   const CardFacts card{.name = fs::path(options_.output_dir).filename().string(),
                        .base_model = report_.base_model,
@@ -239,7 +251,7 @@ void Export::publish(const Candidate& candidate, ExportResult& result) {
                        .gguf_file = preflight_.grid.format == ExportFormat::kGguf
                                         ? candidate.model_path.filename().string()
                                         : "",
-                       .dataset = data_.training_data};
+                       .dataset = source_.training_data};
   io::write_file_atomic(output.path() / "README.md", model_card(preflight_, report_, card));
   output.commit();
   result.output_dir = options_.output_dir;
@@ -320,6 +332,7 @@ Preflight check_export(const ExportSource& source, const ExportOptions& options,
               "[export] {} exists; choose another --output-dir, or replace it with --overwrite",
               options.output_dir);
   const io::Checkpoint checkpoint(source.model_path);
+  data::load_tokenizer(source.model_path);  // it is written at the very end: damage is told now
   Preflight preflight = exporter::preflight(checkpoint.config(), options.grid);
   check_column_order(preflight.grid, options.gptq.desc_act);
   for (const std::string& notice : preflight.notices) log.notice(notice);
@@ -342,8 +355,14 @@ ExportResult export_model(const ExportSource& source, const ExportData& data,
     ExportResult result;
     result.interrupted = true;
     return result;
-  } catch (...) {
-    remove_work(options);
+  } catch (const Error& error) {
+    // What the system refused today it may grant tomorrow; damaged data stays damaged.
+    if (dynamic_cast<const IoError*>(&error) != nullptr && is_worth_resuming(options)) {
+      log.notice(fmt::format("the finished blocks stay in {}; the same command goes on from there",
+                             work_directory(options).string()));
+    } else {
+      remove_work(options);
+    }
     throw;
   }
 }

@@ -20,6 +20,7 @@ namespace qlora::exporter {
 struct ExportSource {
   std::string model_path;      // HF folder or GGUF file: the base
   std::string adapter;         // PEFT folder; empty: none
+  std::string training_data;   // of the adapter, for the card; empty: unknown
   quant::Nf4Options four_bit;  // how the base was held while the adapter was trained
   model::ComputeDtype compute_dtype = model::ComputeDtype::kAuto;
 };
@@ -29,7 +30,6 @@ struct ExportData {
   std::optional<data::ExampleSet> calibration;
   std::vector<TokenBatch> evaluation;  // held-out sequences with targets; empty: none
   std::string protocol;                // what they are, for the report
-  std::string training_data;           // of the adapter, for the card; empty: no adapter
 };
 
 struct ExportResult {
@@ -44,6 +44,9 @@ struct ExportResult {
 /// merge → calibrate → quantize → write → reload and check → evaluate → report.
 ///   Output    options.output_dir appears complete or not at all; until then everything lies in the
 ///             work directory, from which an interrupted export goes on
+///   Errors    what the system refuses (a full disk) leaves the finished blocks in the work
+///   directory;
+///             after any other error nothing is left
 ///   Gate      where the quantized model's perplexity over the adapter model's is above
 ///             options.evaluation.max_perplexity_ratio nothing is published, unless options.keep
 ///   throws    ConfigError, ShapeError, ValueError, FormatError, IoError before anything is written

@@ -21,34 +21,28 @@ namespace qlora::exporter {
 namespace {
 
 namespace fs = std::filesystem;
+using data::PieceType;
 
 constexpr uint64_t kMaxTokenizerBytes = uint64_t{256} << 20;
-
-// On disk, as sentencepiece numbers them: do not renumber.
-enum PieceType : int32_t {
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6,
-};
 
 /// Pieces by id; holes and the ids that only the model has are unused pieces.
 struct Pieces {
   std::vector<std::string> texts;
-  std::vector<int32_t> types;
+  std::vector<int32_t> types;  // PieceType
   std::vector<float> scores;
 
   explicit Pieces(int64_t count)
       : texts(static_cast<size_t>(count)),
-        types(static_cast<size_t>(count), kUnused),
+        types(static_cast<size_t>(count), static_cast<int32_t>(PieceType::kUnused)),
         scores(static_cast<size_t>(count), 0.0f) {
     for (int64_t i = 0; i < count; ++i) texts[static_cast<size_t>(i)] = fmt::format("[PAD{}]", i);
   }
   void set(int64_t id, std::string_view text, PieceType type) {
     texts[static_cast<size_t>(id)] = text;
-    types[static_cast<size_t>(id)] = type;
+    set_type(id, type);
+  }
+  void set_type(int64_t id, PieceType type) {
+    types[static_cast<size_t>(id)] = static_cast<int32_t>(type);
   }
 };
 
@@ -95,11 +89,12 @@ Pieces pieces_of(const data::BpeSpec& spec, int64_t vocab_size, const fs::path& 
   check_size(spec.vocabulary.size(), vocab_size, source);
   Pieces pieces(vocab_size);
   for (int32_t id = 0; id < spec.vocabulary.size(); ++id) {
-    if (spec.vocabulary.has(id)) pieces.set(id, spec.vocabulary.piece(id), kNormal);
+    if (spec.vocabulary.has(id)) pieces.set(id, spec.vocabulary.piece(id), PieceType::kNormal);
   }
   for (const data::AddedToken& token : spec.added) {
     check_size(token.id + 1, vocab_size, source);
-    pieces.set(token.id, token.content, token.special ? kControl : kUserDefined);
+    pieces.set(token.id, token.content,
+               token.special ? PieceType::kControl : PieceType::kUserDefined);
   }
   return pieces;
 }
@@ -135,9 +130,9 @@ void add_byte_fallback(const data::BpeSpec& spec, Pieces pieces, io::GgufMetadat
   }
   for (int byte = 0; byte < 256; ++byte) {
     const auto id = spec.vocabulary.find(fmt::format("<0x{:02X}>", byte));
-    if (id) pieces.types[static_cast<size_t>(*id)] = kByte;
+    if (id) pieces.set_type(*id, PieceType::kByte);
   }
-  if (spec.rules.unk) pieces.types[static_cast<size_t>(*spec.rules.unk)] = kUnknown;
+  if (spec.rules.unk) pieces.set_type(*spec.rules.unk, PieceType::kUnknown);
   const bool prepends = spec.normalizer.dump().find("Prepend") != std::string::npos ||
                         spec.pre_tokenizer.dump().find("Metaspace") != std::string::npos;
   metadata.add("tokenizer.ggml.model", "llama");
@@ -161,12 +156,12 @@ void add_sentencepiece(const fs::path& file, const data::TokenizerConfig& config
   check_size(model.GetPieceSize(), vocab_size, file);
   Pieces pieces(vocab_size);
   for (int id = 0; id < model.GetPieceSize(); ++id) {
-    const PieceType type = model.IsUnknown(id)         ? kUnknown
-                           : model.IsControl(id)       ? kControl
-                           : model.IsByte(id)          ? kByte
-                           : model.IsUnused(id)        ? kUnused
-                           : facts.is_user_defined(id) ? kUserDefined
-                                                       : kNormal;
+    const PieceType type = model.IsUnknown(id)         ? PieceType::kUnknown
+                           : model.IsControl(id)       ? PieceType::kControl
+                           : model.IsByte(id)          ? PieceType::kByte
+                           : model.IsUnused(id)        ? PieceType::kUnused
+                           : facts.is_user_defined(id) ? PieceType::kUserDefined
+                                                       : PieceType::kNormal;
     pieces.set(id, model.IdToPiece(id), type);
     pieces.scores[static_cast<size_t>(id)] = model.GetScore(id);
   }
@@ -174,7 +169,8 @@ void add_sentencepiece(const fs::path& file, const data::TokenizerConfig& config
     if (token.content.empty()) continue;
     check_size(token.id + 1, vocab_size, file);
     if (token.id < model.GetPieceSize()) continue;
-    pieces.set(token.id, token.content, token.special ? kControl : kUserDefined);
+    pieces.set(token.id, token.content,
+               token.special ? PieceType::kControl : PieceType::kUserDefined);
   }
   metadata.add("tokenizer.ggml.model", "llama");
   metadata.add("tokenizer.ggml.pre", "default");

@@ -205,6 +205,21 @@ std::span<const LegalRow> legal_rows() {
   return kRows;
 }
 
+bool ResolvedGrid::needs_calibration() const {
+  switch (type) {
+    case QuantizationType::kAwq:
+    case QuantizationType::kGptq:
+    case QuantizationType::kSmoothquant:
+      return true;
+    case QuantizationType::kFp8:
+      return static_fp8;
+    case QuantizationType::kRtn:
+    case QuantizationType::kNone:
+      break;
+  }
+  return false;
+}
+
 ResolvedGrid resolve_grid(const GridOptions& o) {
   const int64_t bits = o.bits.value_or(default_bits(o));
   const ExportFormat format = chosen_format(o, bits);

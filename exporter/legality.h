@@ -52,6 +52,8 @@ struct ResolvedGrid {
   bool quantizes_activations() const {
     return type == QuantizationType::kSmoothquant || type == QuantizationType::kFp8;
   }
+  /// True where the solver looks at activations of samples.
+  bool needs_calibration() const;
 };
 
 /// Decides what `auto` and unset options mean.

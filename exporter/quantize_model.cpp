@@ -1,6 +1,5 @@
 #include "exporter/quantize_model.h"
 
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -9,9 +8,10 @@
 #include "core/json_file.h"
 #include "core/progress.h"
 #include "exporter/interrupted.h"
-#include "exporter/tensor_bytes.h"
 #include "io/atomic_file.h"
 #include "io/safetensors.h"
+#include "io/sha256.h"
+#include "lora/tensor_view.h"
 
 namespace qlora::exporter {
 namespace {
@@ -24,30 +24,41 @@ fs::path block_file(const fs::path& directory, int64_t index) {
   return directory / fmt::format("block-{:05}.safetensors", index);
 }
 
-/// True where the directory holds the work of the same export.
-bool is_same_work(const fs::path& directory, const std::string& fingerprint) {
+/// SHA-256 of the finished blocks' files, where the directory holds the work of the same export.
+std::optional<std::vector<std::string>> read_journal(const fs::path& directory,
+                                                     const std::string& fingerprint,
+                                                     int64_t block_count) {
   std::error_code error;
-  if (!fs::exists(directory / kJournal, error)) return false;
+  if (!fs::exists(directory / kJournal, error)) return std::nullopt;
   try {
-    return read_json_file(directory / kJournal).value("fingerprint", "") == fingerprint;
+    const nlohmann::json journal = read_json_file(directory / kJournal);
+    if (journal.at("fingerprint") != fingerprint) return std::nullopt;
+    auto hashes = journal.at("blocks").get<std::vector<std::string>>();
+    if (static_cast<int64_t>(hashes.size()) > block_count) return std::nullopt;
+    return hashes;
   } catch (const std::exception&) {
-    return false;  // a damaged journal: begin anew
+    return std::nullopt;  // a damaged journal: begin anew
   }
 }
 
-void start_over(const fs::path& directory, const std::string& fingerprint) {
+void write_journal(const fs::path& directory, const std::string& fingerprint,
+                   const std::vector<std::string>& hashes) {
+  const nlohmann::json journal = {{"fingerprint", fingerprint}, {"blocks", hashes}};
+  io::write_file_atomic(directory / kJournal, journal.dump(2) + "\n");
+}
+
+void start_over(const fs::path& directory) {
   std::error_code error;
   fs::remove_all(directory, error);
   fs::create_directories(directory, error);
   QLORA_CHECK(!error, IoError, "[export] the work directory {} cannot be made: {}",
               directory.string(), error.message());
-  io::write_file_atomic(directory / kJournal,
-                        nlohmann::json{{"fingerprint", fingerprint}}.dump(2) + "\n");
 }
 
 void write_block(const fs::path& file, const QuantizedBlock& block) {
   std::vector<io::TensorView> views;
-  for (const NamedTensor& named : block.tensors) views.push_back(tensor_view(named));
+  for (const NamedTensor& named : block.tensors)
+    views.push_back(lora::tensor_view(named.name, named.tensor));
   nlohmann::json reports = nlohmann::json::array();
   for (const LinearReport& report : block.linears) reports.push_back(to_json(report));
   io::write_safetensors(file, views,
@@ -64,12 +75,14 @@ void read_reports(const fs::path& file, QuantizedBlocks& result) {
 }
 
 /// The finished blocks of an interrupted run; nothing where what it left is damaged.
-std::optional<QuantizedBlocks> read_finished(const fs::path& work_dir, int64_t count, RunLog& log) {
+std::optional<QuantizedBlocks> read_finished(const fs::path& work_dir,
+                                             const std::vector<std::string>& hashes, RunLog& log) {
   QuantizedBlocks result;
   try {
-    while (result.resumed_blocks < count &&
-           fs::exists(block_file(work_dir, result.resumed_blocks))) {
+    for (const std::string& hash : hashes) {
       result.files.push_back(block_file(work_dir, result.resumed_blocks));
+      QLORA_CHECK(io::sha256_file(result.files.back()) == hash, FormatError,
+                  "its SHA-256 is not the journal's");
       read_reports(result.files.back(), result);
       ++result.resumed_blocks;
     }
@@ -110,21 +123,33 @@ void log_block(int64_t index, int64_t count, const QuantizedBlock& block, double
 
 }  // namespace
 
+bool has_finished_blocks(const fs::path& work_dir) {
+  std::error_code error;
+  return fs::exists(block_file(work_dir, 0), error);
+}
+
 QuantizedBlocks quantize_blocks(const model::BlockLoader& loader, const MergedWeights& weights,
                                 const BlockQuantizer& quantizer, const CalibrationSet* calibration,
                                 const fs::path& work_dir, const std::string& fingerprint,
                                 RunLog& log) {
   const int64_t count = loader.block_count();
-  const bool calibrates = quantizer.needs_calibration();
+  const bool calibrates = calibration != nullptr;
+  std::vector<std::string> hashes;
   std::optional<QuantizedBlocks> finished;
-  if (is_same_work(work_dir, fingerprint)) finished = read_finished(work_dir, count, log);
+  if (auto journal = read_journal(work_dir, fingerprint, count)) {
+    hashes = std::move(*journal);
+    finished = read_finished(work_dir, hashes, log);
+  }
   const int64_t width = loader.config().hidden_size;
   if (finished && finished->resumed_blocks > 0 && finished->resumed_blocks < count && calibrates &&
       !CalibrationPass::has_input(work_dir, finished->resumed_blocks, *calibration, width)) {
     log.warn("the activations of the interrupted export are gone; it begins anew");
     finished.reset();
   }
-  if (!finished) start_over(work_dir, fingerprint);
+  if (!finished) {
+    start_over(work_dir);
+    hashes.clear();
+  }
   QuantizedBlocks result = finished ? std::move(*finished) : QuantizedBlocks{};
   if (result.resumed_blocks > 0) {
     log.notice(fmt::format("resuming: {} of {} blocks are quantized already", result.resumed_blocks,
@@ -141,6 +166,8 @@ QuantizedBlocks quantize_blocks(const model::BlockLoader& loader, const MergedWe
     if (pass) pass->next_block();  // the next input is on the disk before the block counts as done
     result.files.push_back(block_file(work_dir, i));
     write_block(result.files.back(), block);
+    hashes.push_back(io::sha256_file(result.files.back()));
+    write_journal(work_dir, fingerprint, hashes);
     result.linears.insert(result.linears.end(), block.linears.begin(), block.linears.end());
     result.seconds += block.seconds;
     const auto done = static_cast<double>(i + 1 - result.resumed_blocks);

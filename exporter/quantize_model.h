@@ -19,13 +19,16 @@ struct QuantizedBlocks {
   int64_t resumed_blocks = 0;  // found finished
 };
 
+/// True where a work directory holds blocks that an export would go on from.
+bool has_finished_blocks(const std::filesystem::path& work_dir);
+
 /// Quantizes block by block into work_dir, one file a block.
 ///   fingerprint  of everything that the result depends on (source, adapter, samples, options)
 ///   Resume    blocks that an interrupted run with the same fingerprint finished are kept, with the
 ///             activations behind them: the result equals the uninterrupted one. Another
 ///             fingerprint empties the directory
 ///   Log       per block: error of plain rounding and of the solver, damping, time, time left
-///   calibration  nullptr where the quantizer needs none
+///   calibration  nullptr where the grid needs none
 ///   throws    what the solvers throw; IoError; Interrupted
 QuantizedBlocks quantize_blocks(const model::BlockLoader& loader, const MergedWeights& weights,
                                 const BlockQuantizer& quantizer, const CalibrationSet* calibration,

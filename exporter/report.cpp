@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "exporter/report_text.h"
+#include "core/text.h"
 #include "io/atomic_file.h"
 
 namespace qlora::exporter {

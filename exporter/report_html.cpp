@@ -6,8 +6,8 @@
 #include <functional>
 
 #include "core/progress.h"
+#include "core/text.h"
 #include "exporter/report.h"
-#include "exporter/report_text.h"
 
 namespace qlora::exporter {
 namespace {
@@ -56,7 +56,7 @@ std::string bar_chart(const std::string& title, const std::vector<Bar>& bars) {
   std::string svg = fmt::format(
       "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">\n<text class=\"title\" x=\"0\" "
       "y=\"18\">{}</text>\n",
-      kChartWidth, height, html_text(title), html_text(title));
+      kChartWidth, height, markup_text(title), markup_text(title));
   double y = 36;
   for (const Bar& bar : bars) {
     const double width = most > 0 ? (kBarRight - kBarLeft) * bar.value / most : 0;
@@ -64,8 +64,9 @@ std::string bar_chart(const std::string& title, const std::vector<Bar>& bars) {
         "<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text><rect class=\"{}\" x=\"{}\" "
         "y=\"{:.1f}\" width=\"{:.1f}\" height=\"18\" rx=\"2\"/><text x=\"{:.1f}\" "
         "y=\"{:.1f}\">{}</text>\n",
-        kBarLeft - 10, y + 13, html_text(bar.name), bar.is_chosen ? "bar chosen" : "bar", kBarLeft,
-        y, std::max(width, 1.0), kBarLeft + std::max(width, 1.0) + 8, y + 13, html_text(bar.text));
+        kBarLeft - 10, y + 13, markup_text(bar.name), bar.is_chosen ? "bar chosen" : "bar",
+        kBarLeft, y, std::max(width, 1.0), kBarLeft + std::max(width, 1.0) + 8, y + 13,
+        markup_text(bar.text));
     y += kBarStep;
   }
   return svg + "</svg>\n";
@@ -109,12 +110,13 @@ std::string stage_table(const ExportReport& report) {
   for (const StageResult& s : report.stages) {
     const Value agreement = s.top1_agreement ? Value(100 * *s.top1_agreement) : std::nullopt;
     const std::string name =
-        html_text(s.name) +
-        (s.note.empty() ? "" : "<br><span class=\"soft\">" + html_text(s.note) + "</span>");
+        markup_text(s.name) +
+        (s.note.empty() ? "" : "<br><span class=\"soft\">" + markup_text(s.note) + "</span>");
     html += row({name, show(s.perplexity, "{:.4f}"), show(perplexity_ratio(report, s), "{:.4f}"),
                  show(s.kl_divergence, "{:.5f}"), show(agreement, "{:.2f}%"),
-                 s.bytes ? with_separators(*s.bytes) : "", show(size_ratio(report, s), "{:.2f}x"),
-                 show(saved_percent(report, s), "{:.1f}%"), show(s.tokens_per_second, "{:.1f}"),
+                 s.bytes ? count_text(static_cast<int64_t>(*s.bytes)) : "",
+                 show(size_ratio(report, s), "{:.2f}x"), show(saved_percent(report, s), "{:.1f}%"),
+                 show(s.tokens_per_second, "{:.1f}"),
                  s.peak_memory_bytes ? bytes_text(*s.peak_memory_bytes) : ""},
                 "td", s.is_chosen ? "chosen" : "");
   }
@@ -132,9 +134,9 @@ std::string layer_table(const ExportReport& report) {
                "damping", "adapter", "seconds", ""},
               "th");
   for (const LayerResult& l : report.layers) {
-    std::string note = html_text(l.note);
+    std::string note = markup_text(l.note);
     if (l.fell_back) note = "rounded to nearest" + (note.empty() ? "" : "; " + note);
-    html += row({html_text(l.module), std::to_string(l.bits), std::to_string(l.group_size),
+    html += row({markup_text(l.module), std::to_string(l.bits), std::to_string(l.group_size),
                  show(l.mse, "{:.3e}"), show(l.sqnr_db, "{:.2f}"), show(l.objective_rtn, "{:.4g}"),
                  show(l.objective, "{:.4g}"), show(l.damping, "{:.3g}"),
                  show(l.adapter_over_step, "{:.3f}"), show(l.seconds, "{:.2f}"), note},
@@ -147,7 +149,7 @@ std::string list(const char* title, const std::vector<std::string>& lines, const
   if (lines.empty()) return "";
   std::string html = fmt::format("<h2>{}</h2>\n<ul>\n", title);
   for (const std::string& line : lines) {
-    html += fmt::format("<li class=\"{}\">{}</li>\n", style, html_text(line));
+    html += fmt::format("<li class=\"{}\">{}</li>\n", style, markup_text(line));
   }
   return html + "</ul>\n";
 }
@@ -170,7 +172,7 @@ std::string report_html(const ExportReport& report) {
       "content=\"width=device-width, "
       "initial-scale=1\"><title>{0}</title><style>{1}</style></head>\n"
       "<body>\n<h1>{0}</h1>\n",
-      html_text(report.title), kStyle);
+      markup_text(report.title), kStyle);
   const std::pair<const char*, const std::string&> kFacts[] = {{"Base", report.base_model},
                                                                {"Adapter", report.adapter},
                                                                {"Grid", report.grid},
@@ -178,7 +180,7 @@ std::string report_html(const ExportReport& report) {
                                                                {"Measured on", report.protocol}};
   html += "<p>";
   for (const auto& [name, text] : kFacts) {
-    if (!text.empty()) html += fmt::format("{}: {}<br>\n", name, html_text(text));
+    if (!text.empty()) html += fmt::format("{}: {}<br>\n", name, markup_text(text));
   }
   html += fmt::format("Time: {}; peak memory {}</p>\n", duration_text(report.seconds),
                       bytes_text(report.peak_memory_bytes));
@@ -190,7 +192,7 @@ std::string report_html(const ExportReport& report) {
   html += fmt::format("<h2>Settings</h2>\n<pre class=\"soft\">{}</pre>\n</body>\n</html>\n", [&] {
     std::string text;  // one line a setting: line breaks are kept
     for (const auto& [key, value] : report.settings.items()) {
-      text += html_text(key + ": " + value.dump()) + "\n";
+      text += markup_text(key + ": " + value.dump()) + "\n";
     }
     return text;
   }());

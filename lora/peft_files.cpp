@@ -15,6 +15,7 @@
 #include "io/atomic_file.h"
 #include "io/safetensors.h"
 #include "lora/targets.h"
+#include "lora/tensor_view.h"
 
 namespace qlora::lora {
 
@@ -218,12 +219,6 @@ json config_of(const std::vector<NamedAdapter>& adapters, const LoraOptions& opt
       {"modules_to_save", nullptr}};
 }
 
-io::DType file_dtype(torch::ScalarType dtype) {
-  if (dtype == torch::kFloat16) return io::DType::kF16;
-  if (dtype == torch::kBFloat16) return io::DType::kBF16;
-  return io::DType::kF32;
-}
-
 }  // namespace
 
 PeftAdapter read_peft_adapter(const fs::path& directory) {
@@ -270,11 +265,8 @@ void write_peft_adapter(const fs::path& directory, const std::vector<NamedAdapte
                   "lora.adapter_dtype fp32",
                   half, module, c10::toString(adapter.dtype));
       halves.push_back(stored);
-      views.push_back({.name = fmt::format("{}{}.lora_{}.weight", kPrefix, module, half),
-                       .dtype = file_dtype(adapter.dtype),
-                       .shape = stored.sizes().vec(),
-                       .bytes = {static_cast<const std::byte*>(stored.const_data_ptr()),
-                                 static_cast<size_t>(stored.nbytes())}});
+      views.push_back(
+          tensor_view(fmt::format("{}{}.lora_{}.weight", kPrefix, module, half), stored));
     }
   }
   fs::create_directories(directory);

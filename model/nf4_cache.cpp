@@ -1,13 +1,12 @@
 #include "model/nf4_cache.h"
 
-#include <ATen/ops/empty.h>
 #include <unistd.h>
 
-#include <cstring>
 
 #include "core/error.h"
 #include "io/safetensors.h"
 #include "io/sha256.h"
+#include "lora/tensor_view.h"
 
 namespace qlora::model {
 
@@ -17,16 +16,6 @@ namespace fs = std::filesystem;
 
 /// Raised whenever the layout of the file or the quantizer's output changes.
 constexpr int kCacheVersion = 1;
-
-torch::Tensor to_torch(const io::TensorView& view) {
-  const bool is_float = view.dtype == io::DType::kF32;
-  QLORA_CHECK(is_float || view.dtype == io::DType::kU8, FormatError,
-              "[model] {} of the cache has type {}, allowed F32 and U8", view.name,
-              io::dtype_name(view.dtype));
-  torch::Tensor tensor = at::empty(view.shape, is_float ? torch::kFloat32 : torch::kUInt8);
-  std::memcpy(tensor.mutable_data_ptr(), view.bytes.data(), view.bytes.size());
-  return tensor;
-}
 
 }  // namespace
 
@@ -47,7 +36,7 @@ std::optional<std::vector<quant::Nf4Tensor>> Nf4Cache::read(const std::vector<st
     const io::SafetensorsReader reader(file_);
     quant::TensorMap tensors;
     for (const auto& view : reader.tensors()) {
-      tensors[view.name] = to_torch(view);
+      tensors[view.name] = lora::tensor_copy(view);
       reader.release(view);
     }
     std::vector<quant::Nf4Tensor> weights;
@@ -72,13 +61,7 @@ void Nf4Cache::write(const std::vector<std::string>& names,
     for (size_t i = 0; i < names.size(); ++i) {
       for (const auto& [name, tensor] : weights[i].to_tensors(names[i])) {
         kept.push_back(tensor.contiguous());
-        const auto dtype =
-            tensor.scalar_type() == torch::kFloat32 ? io::DType::kF32 : io::DType::kU8;
-        views.push_back({.name = name,
-                         .dtype = dtype,
-                         .shape = tensor.sizes().vec(),
-                         .bytes = {static_cast<const std::byte*>(kept.back().const_data_ptr()),
-                                   static_cast<size_t>(tensor.nbytes())}});
+        views.push_back(lora::tensor_view(name, kept.back()));
       }
     }
     io::write_safetensors(file_, views, {{"format", "pt"}});

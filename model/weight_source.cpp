@@ -3,9 +3,9 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/error.h"
+#include "lora/tensor_view.h"
 #include "quant/layouts.h"
 
 namespace qlora::model {
@@ -14,42 +14,9 @@ namespace {
 
 constexpr int64_t kSliceElements = 1 << 20;
 
-torch::ScalarType torch_type(const io::TensorView& view) {
-  switch (view.dtype) {
-    case io::DType::kU8:
-      return torch::kUInt8;
-    case io::DType::kI8:
-      return torch::kInt8;
-    case io::DType::kI32:
-      return torch::kInt32;
-    case io::DType::kI64:
-      return torch::kInt64;
-    case io::DType::kF16:
-      return torch::kFloat16;
-    case io::DType::kBF16:
-      return torch::kBFloat16;
-    case io::DType::kF32:
-      return torch::kFloat32;
-    case io::DType::kF8E4M3:
-      return torch::kFloat8_e4m3fn;
-    default:
-      throw FormatError(fmt::format("[model] tensor {} has type {}, which no quantized layout uses",
-                                    view.name, io::dtype_name(view.dtype)));
-  }
-}
-
-/// A copy: the bytes of a mapped file need not be aligned.
-torch::Tensor copied(const io::TensorView& view) {
-  torch::Tensor tensor = at::empty(view.shape, torch::TensorOptions(torch_type(view)));
-  if (!view.bytes.empty()) {
-    std::memcpy(tensor.mutable_data_ptr(), view.bytes.data(), view.bytes.size());
-  }
-  return tensor;
-}
-
 quant::TensorMap parts_of(const io::QuantizedModule& module) {
   quant::TensorMap parts;
-  for (const auto& [name, view] : module.parts) parts[name] = copied(*view);
+  for (const auto& [name, view] : module.parts) parts[name] = lora::tensor_copy(*view);
   return parts;
 }
 

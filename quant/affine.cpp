@@ -1,7 +1,6 @@
 #include "quant/affine.h"
 
 #include <ATen/core/grad_mode.h>
-#include <c10/core/DeviceGuard.h>
 
 #include <string>
 
@@ -13,12 +12,9 @@
 namespace qlora::quant {
 namespace {
 
-void check_weight(const torch::Tensor& weight) {
-  QLORA_CHECK(weight.defined() && weight.dim() == 2 && weight.numel() > 0, ShapeError,
-              "[quant] weight has shape {}, allowed [N, K] with at least one element",
-              weight.defined() ? c10::str(weight.sizes()) : "none");
-  QLORA_CHECK(weight.scalar_type() == torch::kFloat32, ValueError,
-              "[quant] weight is {}, allowed f32", c10::toString(weight.scalar_type()));
+void check_affine_input(const torch::Tensor& weight) {
+  check_weight(weight);
+  check_f32(weight);
   check_device(weight, "weight");
 }
 
@@ -47,69 +43,79 @@ std::string group_sizes_of(int64_t cols) {
                   row, weight[row].abs().max().item<float>(), o.bits, type));
 }
 
-struct Grids {
-  torch::Tensor scales, zeros, codes, values;
+/// What is made of a weight beside the check that all of it can be.
+enum class Wanted { kGrids, kCodes, kValues };
+
+struct Fitted {
+  torch::Tensor scales, zeros;  // undefined on the CPU where values alone are wanted
+  torch::Tensor codes, values;  // as wanted
 };
 
-/// Grids of all groups, with codes and values where wanted.
-Grids fit(const torch::Tensor& any_weight, const AffineOptions& o, bool codes, bool values) {
-  check_weight(any_weight);
-  const int64_t rows = any_weight.size(0), cols = any_weight.size(1);
-  const int64_t size = checked_group_size(cols, o);
-  const auto weight = any_weight.contiguous();
-  if (!weight.is_cpu()) {
-    const auto grids = composed::affine_grids(weight, size, o);
-    const auto sound =
-        grids.scales.isfinite().all(1).logical_and(weight.isfinite().all(1)).logical_not();
-    const auto bad = sound.nonzero();
-    if (bad.size(0) > 0) refuse_row(weight, bad[0][0].item<int64_t>(), o);
-    Grids r{grids.scales, grids.zeros, {}, {}};
-    const auto spread_scales = composed::spread(r.scales, cols, {});
-    const auto spread_zeros = composed::spread(r.zeros, cols, {});
-    r.codes = composed::affine_codes(weight, spread_scales, spread_zeros, o.bits);
-    if (values) r.values = composed::affine_values(r.codes, spread_scales, spread_zeros);
-    return r;
-  }
-  const int64_t groups = cols / size;
-  Grids r;
+Fitted fit_composed(const torch::Tensor& weight, int64_t group_size, const AffineOptions& o,
+                    Wanted wanted) {
+  const int64_t cols = weight.size(1);
+  const auto grids = composed::affine_grids(weight, group_size, o);
+  const auto is_sound = grids.scales.isfinite().all(1).logical_and(weight.isfinite().all(1));
+  const auto bad = is_sound.logical_not().nonzero();
+  if (bad.size(0) > 0) refuse_row(weight, bad[0][0].item<int64_t>(), o);
+  Fitted r{grids.scales, grids.zeros, {}, {}};
+  if (wanted == Wanted::kGrids) return r;
+  const auto scales = composed::spread(r.scales, cols, {});
+  const auto zeros = composed::spread(r.zeros, cols, {});
+  r.codes = composed::affine_codes(weight, scales, zeros, o.bits);
+  if (wanted == Wanted::kValues) r.values = composed::affine_values(r.codes, scales, zeros);
+  return r;
+}
+
+Fitted fit_on_cpu(const torch::Tensor& weight, int64_t group_size, const AffineOptions& o,
+                  Wanted wanted) {
+  const int64_t rows = weight.size(0), cols = weight.size(1), groups = cols / group_size;
+  const auto bytes = weight.options().dtype(torch::kUInt8);
+  Fitted r;
   int64_t bad = rows;
   AffineArgs args{.weight = weight.const_data_ptr<float>(),
                   .rows = rows,
                   .cols = cols,
-                  .group_size = size,
+                  .group_size = group_size,
                   .groups = groups,
                   .options = o,
                   .first_bad_row = &bad};
-  if (codes || !values) {
+  if (wanted == Wanted::kValues) {
+    r.values = torch::empty({rows, cols}, weight.options());
+    args.values = r.values.mutable_data_ptr<float>();
+  } else {
     r.scales = torch::empty({rows, groups}, weight.options());
-    r.zeros = torch::empty({rows, groups}, weight.options().dtype(torch::kUInt8));
+    r.zeros = torch::empty({rows, groups}, bytes);
     args.scales = r.scales.mutable_data_ptr<float>();
     args.zeros = r.zeros.mutable_data_ptr<uint8_t>();
   }
-  if (codes) {
-    r.codes = torch::empty({rows, cols}, weight.options().dtype(torch::kUInt8));
+  if (wanted == Wanted::kCodes) {
+    r.codes = torch::empty({rows, cols}, bytes);
     args.codes = r.codes.mutable_data_ptr<uint8_t>();
   }
-  if (values) {
-    r.values = torch::empty({rows, cols}, weight.options());
-    args.values = r.values.mutable_data_ptr<float>();
-  }
-  if (codes || values) {
-    cpu::affine_fit_and_round(args);
-  } else {
+  if (wanted == Wanted::kGrids) {
     cpu::affine_grids(args);
+  } else {
+    cpu::affine_fit_and_round(args);
   }
   if (bad < rows) refuse_row(weight, bad, o);
   return r;
 }
 
-/// Grids, and codes where `coded`, that fit each other: they may come from a file.
-void check_tensor(const AffineTensor& t, int64_t rows, int64_t cols) {
+Fitted fit(const torch::Tensor& any_weight, const AffineOptions& o, Wanted wanted) {
+  check_affine_input(any_weight);
+  const int64_t group_size = checked_group_size(any_weight.size(1), o);
+  const auto weight = any_weight.contiguous();
+  return weight.is_cpu() ? fit_on_cpu(weight, group_size, o, wanted)
+                         : fit_composed(weight, group_size, o, wanted);
+}
+
+/// The grids of a matrix [rows, cols]: they may come from a file.
+void check_grids(const AffineTensor& t, int64_t rows, int64_t cols) {
   QLORA_CHECK(t.scales.defined() && t.scales.dim() == 2 && t.scales.size(0) == rows &&
                   t.scales.size(1) > 0 && t.zeros.defined() && t.zeros.sizes() == t.scales.sizes(),
               ShapeError, "[quant] scales have shape {} and zeros {}, allowed [{}, groups] of both",
-              t.scales.defined() ? c10::str(t.scales.sizes()) : "none",
-              t.zeros.defined() ? c10::str(t.zeros.sizes()) : "none", rows);
+              shape_text(t.scales), shape_text(t.zeros), rows);
   QLORA_CHECK(t.scales.scalar_type() == torch::kFloat32 && t.zeros.scalar_type() == torch::kUInt8,
               ValueError, "[quant] scales are {} and zeros {}, allowed f32 and u8",
               c10::toString(t.scales.scalar_type()), c10::toString(t.zeros.scalar_type()));
@@ -146,9 +152,34 @@ torch::Tensor contiguous_or_none(const torch::Tensor& t) {
 
 }  // namespace
 
+torch::ScalarType torch_type(ScaleType type) {
+  switch (type) {
+    case ScaleType::kF16:
+      return torch::kFloat16;
+    case ScaleType::kBF16:
+      return torch::kBFloat16;
+    case ScaleType::kF32:
+      break;
+  }
+  return torch::kFloat32;
+}
+
+std::optional<ScaleType> scale_type_of(torch::ScalarType type) {
+  for (const ScaleType candidate : {ScaleType::kF16, ScaleType::kBF16, ScaleType::kF32}) {
+    if (torch_type(candidate) == type) return candidate;
+  }
+  return {};
+}
+
+void check_affine(const AffineTensor& t) {
+  QLORA_CHECK(t.codes.defined() && t.codes.dim() == 2 && t.codes.numel() > 0 &&
+                  t.codes.scalar_type() == torch::kUInt8,
+              ShapeError, "[quant] codes have shape {}, allowed u8 [N, K]", shape_text(t.codes));
+  check_grids(t, t.rows(), t.cols());
+}
+
 int64_t checked_group_size(int64_t cols, const AffineOptions& o) {
-  QLORA_CHECK(o.bits == 2 || o.bits == 3 || o.bits == 4 || o.bits == 8, ConfigError,
-              "[quant] bits is {}, allowed 2, 3, 4, 8", o.bits);
+  check_bits<ConfigError>(o.bits);
   QLORA_CHECK(o.group_size >= 1 || o.group_size == -1, ConfigError,
               "[quant] group_size is {}, allowed at least 1, or -1 for the whole row",
               o.group_size);
@@ -164,26 +195,26 @@ int64_t checked_group_size(int64_t cols, const AffineOptions& o) {
 
 AffineTensor affine_grids(const torch::Tensor& weight, const AffineOptions& options) {
   const at::NoGradGuard no_grad;
-  Grids grids = fit(weight, options, false, false);
+  const Fitted grids = fit(weight, options, Wanted::kGrids);
   return {.scales = grids.scales, .zeros = grids.zeros, .options = options};
 }
 
 AffineTensor quantize_affine(const torch::Tensor& weight, const AffineOptions& options) {
   const at::NoGradGuard no_grad;
-  Grids grids = fit(weight, options, true, false);
-  return {.codes = grids.codes, .scales = grids.scales, .zeros = grids.zeros, .options = options};
+  const Fitted r = fit(weight, options, Wanted::kCodes);
+  return {.codes = r.codes, .scales = r.scales, .zeros = r.zeros, .options = options};
 }
 
 torch::Tensor round_to_grid(const torch::Tensor& weight, const AffineOptions& options) {
   const at::NoGradGuard no_grad;
-  return fit(weight, options, false, true).values;
+  return fit(weight, options, Wanted::kValues).values;
 }
 
 void requantize_affine(const torch::Tensor& weight, AffineTensor& t) {
   const at::NoGradGuard no_grad;
-  check_weight(weight);
+  check_affine_input(weight);
   checked_group_size(weight.size(1), {.bits = t.options.bits, .group_size = -1});
-  check_tensor(t, weight.size(0), weight.size(1));
+  check_grids(t, weight.size(0), weight.size(1));
   if (!weight.is_cpu()) {
     t.codes = composed::affine_codes(weight, composed::spread(t.scales, weight.size(1), t.group_of),
                                      composed::spread(t.zeros, weight.size(1), t.group_of),
@@ -201,11 +232,7 @@ void requantize_affine(const torch::Tensor& weight, AffineTensor& t) {
 
 torch::Tensor dequantize_affine(const AffineTensor& t) {
   const at::NoGradGuard no_grad;
-  QLORA_CHECK(t.codes.defined() && t.codes.dim() == 2 && t.codes.numel() > 0 &&
-                  t.codes.scalar_type() == torch::kUInt8,
-              ShapeError, "[quant] codes have shape {}, allowed u8 [N, K]",
-              t.codes.defined() ? c10::str(t.codes.sizes()) : "none");
-  check_tensor(t, t.rows(), t.cols());
+  check_affine(t);
   if (!t.codes.is_cpu()) {
     return composed::affine_values(t.codes, composed::spread(t.scales, t.cols(), t.group_of),
                                    composed::spread(t.zeros, t.cols(), t.group_of));

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "quant/affine_options.h"
 
@@ -21,6 +22,16 @@ struct AffineTensor {
   int64_t cols() const { return codes.size(1); }
   int64_t groups() const { return scales.size(1); }
 };
+
+/// Number type of a tensor of such scales.
+torch::ScalarType torch_type(ScaleType type);
+
+/// Reverse; none for a type that is no ScaleType.
+std::optional<ScaleType> scale_type_of(torch::ScalarType type);
+
+/// Whether the parts fit each other: a tensor may come from a file or from another program.
+///   throws    ShapeError, ValueError (number types, a group that is not there)
+void check_affine(const AffineTensor& t);
 
 /// Columns that share a scale: group_size, or K where it is -1.
 ///   throws    ConfigError for bits other than 2, 3, 4, 8 or a group_size under 1 that is not -1;

@@ -25,23 +25,16 @@ constexpr double kSampledMargin = 1.05;
 
 void check_inputs(std::span<const Tensor> weights, const LinearStatistics& s, bool sums) {
   QLORA_CHECK(!weights.empty(), ShapeError, "[quant] no weight was given, allowed at least one");
-  const int64_t cols = s.gram.defined() && s.gram.dim() == 2 ? s.gram.size(0) : -1;
-  QLORA_CHECK(cols > 0 && s.gram.size(1) == cols, ShapeError,
-              "[quant] the Gram matrix has shape {}, allowed [K, K]",
-              s.gram.defined() ? c10::str(s.gram.sizes()) : "none");
+  check_gram(s);
+  const int64_t cols = s.gram.size(0);
   for (const Tensor& w : weights) {
-    QLORA_CHECK(w.defined() && w.dim() == 2 && w.numel() > 0 && w.size(1) == cols, ShapeError,
-                "[quant] weight has shape {}, allowed [N, {}]",
-                w.defined() ? c10::str(w.sizes()) : "none", cols);
-    QLORA_CHECK(w.scalar_type() == torch::kFloat32, ValueError, "[quant] weight is {}, allowed f32",
-                c10::toString(w.scalar_type()));
+    check_weight(w, cols);
+    check_f32(w);
   }
-  QLORA_CHECK(s.tokens > 0, ValueError,
-              "[quant] the statistics hold {} tokens, allowed at least 1; calibrate first",
-              s.tokens);
+  check_tokens(s);
   QLORA_CHECK(!sums || (s.abs_sum.defined() && s.abs_sum.dim() == 1 && s.abs_sum.size(0) == cols),
-              ShapeError, "[quant] abs_sum has shape {}, allowed [{}]",
-              s.abs_sum.defined() ? c10::str(s.abs_sum.sizes()) : "none", cols);
+              ShapeError, "[quant] abs_sum has shape {}, allowed [{}]", shape_text(s.abs_sum),
+              cols);
   const bool finite =
       s.gram.isfinite().all().item<bool>() && (!sums || s.abs_sum.isfinite().all().item<bool>());
   QLORA_CHECK(finite, ValueError,
@@ -209,8 +202,7 @@ torch::Tensor clipped(const Tensor& weight, const Tensor& magnitudes) {
               ShapeError,
               "[quant] magnitudes have shape {} and the weight {}, allowed [N, groups] "
               "and [N, K]",
-              magnitudes.defined() ? c10::str(magnitudes.sizes()) : "none",
-              weight.defined() ? c10::str(weight.sizes()) : "none");
+              shape_text(magnitudes), shape_text(weight));
   const at::NoGradGuard no_grad;
   const auto most = magnitudes.unsqueeze(2);  // [N, groups, 1]
   const auto groups = weight.reshape({weight.size(0), magnitudes.size(1), -1});

@@ -25,8 +25,8 @@ struct AwqScales {
 ///   weights     [N_i, K] f32 each, reading the same inputs
 ///   statistics  of these inputs, undivided
 ///   Loss        Σ_i tr(D_i G D_iᵀ) / tokens with D_i = Q(W_i · s) / s - W_i: exact for these
-///   tokens throws      ValueError where a weight or the statistics are not finite; ShapeError
-///   where sizes
+///               tokens
+///   throws      ValueError where a weight or the statistics are not finite; ShapeError where sizes
 ///               do not fit; as checked_group_size
 ///   Source      Lin et al., AWQ, arXiv:2306.00978, section 3.2; the second form: AutoAWQ
 AwqScales awq_scales(std::span<const torch::Tensor> weights, const LinearStatistics& statistics,

@@ -24,9 +24,9 @@ struct Blockwise8Tensor {
 
 /// Each element becomes the code of the level nearest to x * (1 / absmax), ties to the lower.
 ///   values    f32, f16 or bf16, CPU or CUDA, any strides; not changed
-///   returns   on the device of values; absmax equals bitsandbytes' bit for bit, and so do the
-///   codes
-///             where its CPU look-up of 65,536 bins takes the nearest code (docs/numerics.md)
+///   returns   on the device of values; absmax equals bitsandbytes' bit for bit, and so do
+///             the codes where its CPU look-up of 65,536 bins takes the nearest code
+///             (docs/numerics.md)
 ///   throws    ShapeError if empty; ValueError if an element is not finite (with its index) or the
 ///             type is none of the three; ConfigError for block_size
 Blockwise8Tensor quantize_blockwise8(const torch::Tensor& values,

@@ -129,14 +129,9 @@ void quantize_range(const Blockwise8QuantArgs& a, int64_t first, int64_t last, c
 }
 
 void quantize_blocks(const Blockwise8QuantArgs& a, int64_t first, int64_t last) {
-  switch (a.in_kind) {
-    case FloatKind::kF32:
-      return quantize_range(a, first, last, static_cast<const float*>(a.in));
-    case FloatKind::kF16:
-      return quantize_range(a, first, last, static_cast<const F16*>(a.in));
-    case FloatKind::kBF16:
-      return quantize_range(a, first, last, static_cast<const BF16*>(a.in));
-  }
+  with_kind(a.in_kind, [&](const auto* type) {
+    quantize_range(a, first, last, static_cast<decltype(type)>(a.in));
+  });
 }
 
 template <class Out>
@@ -149,14 +144,9 @@ void dequantize_range(const Blockwise8DequantArgs& a, int64_t first, int64_t las
 }
 
 void dequantize_blocks(const Blockwise8DequantArgs& a, int64_t first, int64_t last) {
-  switch (a.out_kind) {
-    case FloatKind::kF32:
-      return dequantize_range(a, first, last, static_cast<float*>(a.out));
-    case FloatKind::kF16:
-      return dequantize_range(a, first, last, static_cast<F16*>(a.out));
-    case FloatKind::kBF16:
-      return dequantize_range(a, first, last, static_cast<BF16*>(a.out));
-  }
+  with_kind(a.out_kind, [&](auto* type) {
+    dequantize_range(a, first, last, static_cast<decltype(type)>(a.out));
+  });
 }
 
 }  // namespace qlora::quant::HWY_NAMESPACE

@@ -1,10 +1,8 @@
-#include <type_traits>
-
 #include "core/cuda/check.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/reduce.cuh"
 #include "quant/blockwise8_backend.h"
-#include "quant/cuda_kinds.cuh"
+#include "quant/cuda_lowest.cuh"
 
 namespace qlora::quant {
 namespace {
@@ -58,9 +56,9 @@ __global__ void dequantize_blockwise8_kernel(Blockwise8DequantArgs a, Out* out) 
 void cuda::quantize_blockwise8(const Blockwise8QuantArgs& a) {
   const unsigned blocks = qlora::cuda::grid_size(a.count, a.block_size);
   const auto stream = static_cast<cudaStream_t>(a.stream);
-  with_kind(a.in_kind, [&](auto* type) {
-    quantize_blockwise8_kernel<<<blocks, kThreads, 0, stream>>>(
-        a, static_cast<const std::remove_pointer_t<decltype(type)>*>(a.in));
+  with_kind(a.in_kind, [&](const auto* type) {
+    quantize_blockwise8_kernel<<<blocks, kThreads, 0, stream>>>(a,
+                                                                static_cast<decltype(type)>(a.in));
   });
   check(cudaGetLastError());
 }

@@ -11,10 +11,44 @@
 
 namespace qlora::quant {
 
+// What the public functions of this folder ask of their arguments, each text once.
+
+/// Shape for a message, "[2, 3]"; "none" where the tensor is undefined.
+std::string shape_text(const torch::Tensor& tensor);
+
 /// throws DeviceError for anything but the CPU and CUDA
 inline void check_device(const torch::Tensor& tensor, const char* what) {
   QLORA_CHECK(tensor.device().is_cpu() || tensor.is_cuda(), DeviceError,
               "[quant] {} is on device {}, allowed cpu and cuda", what, tensor.device().str());
+}
+
+/// throws DeviceError for anything but the CPU
+inline void check_on_cpu(const torch::Tensor& tensor, const char* what) {
+  QLORA_CHECK(tensor.device().is_cpu(), DeviceError, "[quant] {} is on device {}, allowed cpu",
+              what, tensor.device().str());
+}
+
+/// throws ShapeError for anything but [N, K] with at least one element
+void check_weight(const torch::Tensor& weight);
+
+/// Same where something else has said how many columns there are.
+void check_weight(const torch::Tensor& weight, int64_t cols);
+
+/// throws ValueError for another number type
+void check_f32(const torch::Tensor& weight);
+
+/// The memory that a whole weight, or some rows of it, is decoded into.
+///   rows, cols  to be decoded
+///   codes       of the weight
+///   throws      ShapeError where out is not contiguous or of another size; DeviceError where the
+///               codes are neither on the CPU nor on CUDA, or out is elsewhere
+void check_out(const torch::Tensor& out, int64_t rows, int64_t cols, const torch::Tensor& codes);
+
+/// throws E for bits that no affine grid has
+template <class E>
+void check_bits(int64_t bits) {
+  if (bits == 2 || bits == 3 || bits == 4 || bits == 8) return;
+  throw E(fmt::format("[quant] bits is {}, allowed 2, 3, 4, 8", bits));
 }
 
 /// Stream that the back end works on; null on the CPU.

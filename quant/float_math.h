@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "core/float_kind.h"
 #include "core/host_device.h"
 
 namespace qlora::quant {
@@ -88,6 +89,19 @@ QLORA_HD float to_float(BF16 x) {
   return bf16_to_float(x.bits);
 }
 
+/// Number i of an array of that kind.
+QLORA_HD float load_number(FloatKind kind, const void* numbers, int64_t i) {
+  switch (kind) {
+    case FloatKind::kF32:
+      return static_cast<const float*>(numbers)[i];
+    case FloatKind::kF16:
+      return to_float(static_cast<const F16*>(numbers)[i]);
+    case FloatKind::kBF16:
+      break;
+  }
+  return to_float(static_cast<const BF16*>(numbers)[i]);
+}
+
 QLORA_HD void store_rounded(float x, float* out) {
   *out = x;
 }
@@ -96,6 +110,19 @@ QLORA_HD void store_rounded(float x, F16* out) {
 }
 QLORA_HD void store_rounded(float x, BF16* out) {
   out->bits = float_to_bf16(x);
+}
+
+/// Calls f with a null pointer whose type is that of the kind: float*, F16* or BF16*.
+template <class F>
+void with_kind(FloatKind kind, const F& f) {
+  switch (kind) {
+    case FloatKind::kF32:
+      return f(static_cast<float*>(nullptr));
+    case FloatKind::kF16:
+      return f(static_cast<F16*>(nullptr));
+    case FloatKind::kBF16:
+      return f(static_cast<BF16*>(nullptr));
+  }
 }
 
 }  // namespace qlora::quant

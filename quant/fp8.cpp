@@ -13,15 +13,6 @@
 namespace qlora::quant {
 namespace {
 
-void check_weight(const torch::Tensor& weight) {
-  QLORA_CHECK(weight.defined() && weight.dim() == 2 && weight.numel() > 0, ShapeError,
-              "[quant] weight has shape {}, allowed [N, K] with at least one element",
-              weight.defined() ? c10::str(weight.sizes()) : "none");
-  QLORA_CHECK(weight.scalar_type() == torch::kFloat32 && weight.is_cpu(), ValueError,
-              "[quant] weight is {} on {}, allowed f32 on the CPU",
-              c10::toString(weight.scalar_type()), weight.device().str());
-}
-
 float absmax_of(const float* x, int64_t count) {
   float most = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -54,6 +45,9 @@ int64_t Fp8Tensor::size_bytes() const {
 Fp8Tensor quantize_fp8(const torch::Tensor& any_weight, Fp8Scaling scaling, ScaleType scale_type) {
   const at::NoGradGuard no_grad;
   check_weight(any_weight);
+  QLORA_CHECK(any_weight.scalar_type() == torch::kFloat32 && any_weight.is_cpu(), ValueError,
+              "[quant] weight is {} on {}, allowed f32 on the CPU",
+              c10::toString(any_weight.scalar_type()), any_weight.device().str());
   const auto weight = any_weight.contiguous();
   const int64_t rows = weight.size(0), cols = weight.size(1);
   const float* w = weight.const_data_ptr<float>();
@@ -81,14 +75,7 @@ Fp8Tensor quantize_fp8(const torch::Tensor& any_weight, Fp8Scaling scaling, Scal
 }
 
 void dequantize_fp8_into(const Fp8Tensor& t, const torch::Tensor& out) {
-  QLORA_CHECK(out.is_contiguous() && out.numel() == t.codes.numel(), ShapeError,
-              "[quant] out has shape {}{}, allowed a contiguous tensor of {} x {} elements",
-              c10::str(out.sizes()), out.is_contiguous() ? "" : " (not contiguous)", t.rows(),
-              t.cols());
-  check_device(t.codes, "weight");
-  QLORA_CHECK(out.device() == t.codes.device(), DeviceError,
-              "[quant] out is on {}, allowed {}, where the weight is", out.device().str(),
-              t.codes.device().str());
+  check_out(out, t.rows(), t.cols(), t.codes);
   const c10::OptionalDeviceGuard guard(t.codes.device());
   const Fp8DequantArgs args{.codes = t.codes.const_data_ptr<uint8_t>(),
                             .scales = t.scales.const_data_ptr<float>(),

@@ -36,23 +36,18 @@ void decode_fp8_row(const uint8_t* codes, int64_t count, float scale, Out* out) 
   for (; i < count; ++i) store_rounded(fp8_to_float(codes[i]) * scale, out + i);
 }
 
-void dequantize_fp8_rows(const Fp8DequantArgs& a, int64_t begin, int64_t end) {
+template <class Out>
+void decode_fp8_rows(const Fp8DequantArgs& a, int64_t begin, int64_t end, Out* out) {
   for (int64_t row = begin; row < end; ++row) {
     const float scale = a.scales[a.scale_per_row ? row : 0];
-    const uint8_t* codes = a.codes + row * a.cols;
-    const int64_t at = row * a.cols;
-    switch (a.out_kind) {
-      case FloatKind::kF32:
-        decode_fp8_row(codes, a.cols, scale, static_cast<float*>(a.out) + at);
-        break;
-      case FloatKind::kF16:
-        decode_fp8_row(codes, a.cols, scale, static_cast<F16*>(a.out) + at);
-        break;
-      case FloatKind::kBF16:
-        decode_fp8_row(codes, a.cols, scale, static_cast<BF16*>(a.out) + at);
-        break;
-    }
+    decode_fp8_row(a.codes + row * a.cols, a.cols, scale, out + row * a.cols);
   }
+}
+
+void dequantize_fp8_rows(const Fp8DequantArgs& a, int64_t begin, int64_t end) {
+  with_kind(a.out_kind, [&](auto* type) {
+    decode_fp8_rows(a, begin, end, static_cast<decltype(type)>(a.out));
+  });
 }
 
 }  // namespace qlora::quant::HWY_NAMESPACE

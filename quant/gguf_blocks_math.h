@@ -183,8 +183,7 @@ QLORA_HD Q4_KLine q4_k_round_line(const float* w, const float* weight, Q4_KLine 
 /// 256 floats to one block.
 ///   Range     finite, within FP16
 ///   Error     the weighted squares (q4_k_weights) are at most those of the same line rounded to
-///   the
-///             nearest 6-bit scale and minimum: the search includes it
+///             the nearest 6-bit scale and minimum: the search includes it
 ///   Numerics  bit-exact on every target: sums in one fixed order
 QLORA_HD void encode_q4_k(const float* w, Q4_KBlock* out) {
   float weight[256];

@@ -20,13 +20,8 @@ using torch::Tensor;
 constexpr int64_t kBlockColumns = 128;
 
 void check_statistics(const LinearStatistics& s) {
-  QLORA_CHECK(s.gram.defined() && s.gram.dim() == 2 && s.gram.size(0) == s.gram.size(1) &&
-                  s.gram.numel() > 0,
-              ShapeError, "[quant] the Gram matrix has shape {}, allowed [K, K]",
-              s.gram.defined() ? c10::str(s.gram.sizes()) : "none");
-  QLORA_CHECK(s.tokens > 0, ValueError,
-              "[quant] the statistics hold {} tokens, allowed at least 1; calibrate first",
-              s.tokens);
+  check_gram(s);
+  check_tokens(s);
   QLORA_CHECK(
       s.gram.isfinite().all().item<bool>(), ValueError,
       "[quant] the Gram matrix of the inputs holds numbers that are not finite; the model's "

@@ -27,8 +27,7 @@ struct GridSearch {
 ///   For each column k, left to right:  q = rounded w_k,  e = (w_k - q) / U_kk,
 ///   w_j -= e · U_kj for j in (k, end); the caller applies the errors to the columns from `end` on.
 ///   Groups    where `fits`, group column_group[k] is the run of group_size columns from k on, for
-///   k
-///             a multiple of it; its grid is found when k is reached. A run that is longer than
+///             k a multiple of it; its grid is found when k is reached. A run that is longer than
 ///             [begin, end) starts at `begin` where it starts in it
 ///   Numerics  bit-exact between instruction sets, thread counts and composed::gptq_block: each
 ///             product and each difference is rounded

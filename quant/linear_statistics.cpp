@@ -16,14 +16,27 @@ constexpr int64_t kColumnsAtOnce = 192;
 LinearStatistics LinearStatistics::divided_by(const torch::Tensor& s) const {
   const at::NoGradGuard no_grad;
   QLORA_CHECK(s.defined() && s.dim() == 1 && gram.defined() && s.size(0) == gram.size(0),
-              ShapeError, "[quant] the scale vector has shape {}, allowed [{}]",
-              s.defined() ? c10::str(s.sizes()) : "none", gram.defined() ? gram.size(0) : 0);
+              ShapeError, "[quant] the scale vector has shape {}, allowed [{}]", shape_text(s),
+              gram.defined() ? gram.size(0) : 0);
   const auto divisor = s.to(torch::kFloat32);
   LinearStatistics r{.tokens = tokens};
   r.gram = gram / torch::outer(divisor, divisor);  // symmetric as the Gram matrix is
   if (abs_sum.defined()) r.abs_sum = abs_sum / divisor.abs();
   if (abs_max.defined()) r.abs_max = abs_max / divisor.abs();
   return r;
+}
+
+void check_gram(const LinearStatistics& s) {
+  QLORA_CHECK(s.gram.defined() && s.gram.dim() == 2 && s.gram.size(0) == s.gram.size(1) &&
+                  s.gram.numel() > 0,
+              ShapeError, "[quant] the Gram matrix has shape {}, allowed [K, K]",
+              shape_text(s.gram));
+}
+
+void check_tokens(const LinearStatistics& s) {
+  QLORA_CHECK(s.tokens > 0, ValueError,
+              "[quant] the statistics hold {} tokens, allowed at least 1; calibrate first",
+              s.tokens);
 }
 
 double output_error(const torch::Tensor& difference, const LinearStatistics& statistics) {
@@ -34,11 +47,8 @@ double output_error(const torch::Tensor& difference, const LinearStatistics& sta
               ShapeError,
               "[quant] the difference has shape {} and the Gram matrix {}, allowed "
               "[N, K] and [K, K]",
-              difference.defined() ? c10::str(difference.sizes()) : "none",
-              gram.defined() ? c10::str(gram.sizes()) : "none");
-  QLORA_CHECK(statistics.tokens > 0, ValueError,
-              "[quant] the statistics hold {} tokens, allowed at least 1; calibrate first",
-              statistics.tokens);
+              shape_text(difference), shape_text(gram));
+  check_tokens(statistics);
   // The Gram matrix is symmetric: a block of its rows from the diagonal on, what stands right of
   // the diagonal block twice. The products of a row are f32; their sum is f64.
   const int64_t cols = gram.size(0);

@@ -18,6 +18,12 @@ struct LinearStatistics {
   LinearStatistics divided_by(const torch::Tensor& s) const;
 };
 
+/// throws ShapeError where the Gram matrix is missing, empty or not square
+void check_gram(const LinearStatistics& statistics);
+
+/// throws ValueError where no token was counted
+void check_tokens(const LinearStatistics& statistics);
+
 /// Weighted squared error Σ_tokens |D x|² / tokens = tr(D · gram · Dᵀ) / tokens, summed in FP64.
 ///   difference  [N, K] f32: quantized minus original weight
 double output_error(const torch::Tensor& difference, const LinearStatistics& statistics);

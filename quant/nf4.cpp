@@ -16,13 +16,6 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-void check_weight(const torch::Tensor& weight) {
-  QLORA_CHECK(weight.defined() && weight.dim() == 2 && weight.numel() > 0, ShapeError,
-              "[quant] weight has shape {}, allowed [N, K] with at least one element",
-              weight.defined() ? c10::str(weight.sizes()) : "none");
-  check_device(weight, "weight");
-}
-
 void check_block_size(int64_t block_size) {
   QLORA_CHECK(block_size >= 32 && block_size <= 4096 && std::has_single_bit(uint64_t(block_size)),
               ConfigError, "[quant] block_size is {}, allowed a power of two in [32, 4096]",
@@ -71,16 +64,6 @@ Nf4DequantArgs dequant_args(const Nf4Tensor& t, int64_t row_begin, int64_t row_c
 
 }  // namespace
 
-int64_t first_bad_element(const torch::Tensor& flat, int64_t block_size,
-                          const torch::Tensor& first_bad_block) {
-  const int64_t block = first_bad_block.item<int64_t>();
-  if (block == kNoBadBlock) return -1;
-  const int64_t begin = block * block_size;
-  const int64_t size = std::min(block_size, flat.numel() - begin);
-  return begin +
-         flat.narrow(0, begin, size).isfinite().logical_not().nonzero()[0][0].item<int64_t>();
-}
-
 int64_t Nf4Tensor::size_bytes() const {
   int64_t bytes = 0;
   for (const auto* tensor : {&codes, &absmax, &absmax_codes, &nested_absmax}) {
@@ -100,6 +83,7 @@ Nf4Tensor Nf4Tensor::to(torch::Device device) const {
 Nf4Tensor quantize_nf4(const torch::Tensor& weight, const Nf4Options& options) {
   const at::NoGradGuard no_grad;
   check_weight(weight);
+  check_device(weight, "weight");
   check_block_size(options.block_size);
   const FloatKind kind = float_kind(weight.scalar_type());
   const c10::OptionalDeviceGuard guard(weight.device());
@@ -150,13 +134,7 @@ void dequantize_nf4_rows_into(const Nf4Tensor& t, int64_t row_begin, int64_t row
   QLORA_CHECK(row_begin >= 0 && row_count >= 0 && row_begin <= t.rows() - row_count, ShapeError,
               "[quant] rows [{}, {}) wanted, allowed within [0, {})", row_begin,
               row_begin + row_count, t.rows());
-  QLORA_CHECK(out.is_contiguous() && out.numel() == row_count * t.cols(), ShapeError,
-              "[quant] out has shape {}{}, allowed a contiguous tensor of {} x {} elements",
-              c10::str(out.sizes()), out.is_contiguous() ? "" : " (not contiguous)", row_count,
-              t.cols());
-  QLORA_CHECK(out.device() == t.device(), DeviceError,
-              "[quant] out is on {}, allowed {}, where the weight is", out.device().str(),
-              t.device().str());
+  check_out(out, row_count, t.cols(), t.codes);
   const c10::OptionalDeviceGuard guard(t.device());
   const Nf4DequantArgs args = dequant_args(t, row_begin, row_count, out);
   if (t.is_cuda()) {

@@ -187,15 +187,9 @@ void dequantize_range(const Nf4DequantArgs& a, int64_t begin, int64_t end, Out* 
 }
 
 void dequantize_elements(const Nf4DequantArgs& a, int64_t begin, int64_t end) {
-  const int64_t at = begin - a.begin;
-  switch (a.out_kind) {
-    case FloatKind::kF32:
-      return dequantize_range(a, begin, end, static_cast<float*>(a.out) + at);
-    case FloatKind::kF16:
-      return dequantize_range(a, begin, end, static_cast<F16*>(a.out) + at);
-    case FloatKind::kBF16:
-      return dequantize_range(a, begin, end, static_cast<BF16*>(a.out) + at);
-  }
+  with_kind(a.out_kind, [&](auto* type) {
+    dequantize_range(a, begin, end, static_cast<decltype(type)>(a.out) + (begin - a.begin));
+  });
 }
 
 }  // namespace qlora::quant::HWY_NAMESPACE

@@ -1,9 +1,7 @@
-#include <type_traits>
-
 #include "core/cuda/check.h"
 #include "core/cuda/launch.h"
 #include "core/cuda/reduce.cuh"
-#include "quant/cuda_kinds.cuh"
+#include "quant/cuda_lowest.cuh"
 #include "quant/nf4_backend.h"
 
 namespace qlora::quant {
@@ -16,8 +14,9 @@ constexpr int kBlocksPerLaunch =
     kThreads / qlora::cuda::kWarpSize;  // one warp per block of weights
 
 /// out[i - begin] = level(code i) * scale(i / block_size)
-///   Launch    one thread per code byte of the range, 256 per block; a byte's elements share a
-///   scale Numerics  bit-exact with cpu::dequantize_nf4
+///   Launch    one thread per code byte of the range, 256 per block; a byte's elements share
+///             a scale
+///   Numerics  bit-exact with cpu::dequantize_nf4
 template <class Out>
 __global__ void dequantize_nf4_kernel(Nf4DequantArgs a, Out* out) {
   const int64_t byte = a.begin / 2 + int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -36,7 +35,8 @@ __global__ void dequantize_nf4_kernel(Nf4DequantArgs a, Out* out) {
 
 /// Codes and absmax of the blocks.
 ///   Launch    one warp per block of weights, 8 warps per CUDA block; lanes stride over the
-///   elements Numerics  bit-exact with cpu::quantize_nf4: a maximum does not depend on the order
+///             elements
+///   Numerics  bit-exact with cpu::quantize_nf4: a maximum does not depend on the order
 template <class In>
 __global__ void quantize_nf4_kernel(Nf4QuantArgs a, const In* in) {
   const int lane = static_cast<int>(threadIdx.x) % qlora::cuda::kWarpSize;
@@ -101,9 +101,9 @@ void cuda::dequantize_nf4(const Nf4DequantArgs& a) {
 void cuda::quantize_nf4(const Nf4QuantArgs& a) {
   const int64_t blocks = (a.count + a.block_size - 1) / a.block_size;
   const auto stream = static_cast<cudaStream_t>(a.stream);
-  with_kind(a.in_kind, [&](auto* type) {
+  with_kind(a.in_kind, [&](const auto* type) {
     quantize_nf4_kernel<<<qlora::cuda::grid_size(blocks, kBlocksPerLaunch), kThreads, 0, stream>>>(
-        a, static_cast<const std::remove_pointer_t<decltype(type)>*>(a.in));
+        a, static_cast<decltype(type)>(a.in));
   });
   check(cudaGetLastError());
 }

@@ -104,14 +104,9 @@ void quantize_range(const Nf4QuantArgs& a, int64_t first, int64_t last, const In
 }
 
 void quantize_blocks(const Nf4QuantArgs& a, int64_t first, int64_t last) {
-  switch (a.in_kind) {
-    case FloatKind::kF32:
-      return quantize_range(a, first, last, static_cast<const float*>(a.in));
-    case FloatKind::kF16:
-      return quantize_range(a, first, last, static_cast<const F16*>(a.in));
-    case FloatKind::kBF16:
-      return quantize_range(a, first, last, static_cast<const BF16*>(a.in));
-  }
+  with_kind(a.in_kind, [&](const auto* type) {
+    quantize_range(a, first, last, static_cast<decltype(type)>(a.in));
+  });
 }
 
 }  // namespace qlora::quant::HWY_NAMESPACE

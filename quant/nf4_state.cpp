@@ -174,8 +174,9 @@ void read_scales(const StateReader& reader, const Json& state, Nf4Tensor& t) {
     reader.fail("nested_dtype is {}, allowed float32", dtype);
   }
   const auto offset = state.find("nested_offset");
-  if (offset == state.end() || !offset->is_number())
+  if (offset == state.end() || !offset->is_number()) {
     reader.fail("state has no number nested_offset");
+  }
   t.offset = static_cast<float>(offset->get<double>());
   t.absmax_codes = reader.at(".absmax", torch::kUInt8, blocks);
   t.nested_absmax = reader.at(".nested_absmax", torch::kFloat32, nested_blocks);

@@ -13,44 +13,6 @@
 #include "quant/packed_affine_backend.h"
 
 namespace qlora::quant {
-namespace {
-
-torch::ScalarType scalar_of(ScaleType type) {
-  return type == ScaleType::kF16    ? torch::kFloat16
-         : type == ScaleType::kBF16 ? torch::kBFloat16
-                                    : torch::kFloat32;
-}
-
-ScaleType scale_type_of(torch::ScalarType type) {
-  return type == torch::kFloat16    ? ScaleType::kF16
-         : type == torch::kBFloat16 ? ScaleType::kBF16
-                                    : ScaleType::kF32;
-}
-
-void check_parts(const AffineTensor& t) {
-  QLORA_CHECK(t.codes.defined() && t.codes.dim() == 2 && t.codes.numel() > 0 &&
-                  t.codes.scalar_type() == torch::kUInt8 && t.codes.is_cpu(),
-              ShapeError, "[quant] codes have shape {}, allowed u8 [N, K] on the CPU",
-              t.codes.defined() ? c10::str(t.codes.sizes()) : "none");
-  QLORA_CHECK(t.scales.defined() && t.scales.dim() == 2 && t.scales.size(0) == t.rows() &&
-                  t.groups() > 0 && t.zeros.defined() && t.zeros.sizes() == t.scales.sizes() &&
-                  t.zeros.scalar_type() == torch::kUInt8,
-              ShapeError, "[quant] scales and zeros of {} rows do not fit [{}, groups]", t.rows(),
-              t.rows());
-  if (!t.group_of.defined()) {
-    QLORA_CHECK(t.cols() % t.groups() == 0, ShapeError,
-                "[quant] {} columns do not divide into {} groups", t.cols(), t.groups());
-    return;
-  }
-  QLORA_CHECK(t.group_of.numel() == t.cols() && t.group_of.scalar_type() == torch::kInt32,
-              ShapeError, "[quant] group_of has shape {}, allowed i32 [{}]",
-              c10::str(t.group_of.sizes()), t.cols());
-  QLORA_CHECK(
-      t.group_of.min().item<int32_t>() >= 0 && t.group_of.max().item<int32_t>() < t.groups(),
-      ValueError, "[quant] group_of names a group outside of {}", t.groups());
-}
-
-}  // namespace
 
 int64_t PackedAffine::size_bytes() const {
   const auto bytes = codes.nbytes() + scales.nbytes() + zeros.nbytes();
@@ -59,9 +21,10 @@ int64_t PackedAffine::size_bytes() const {
 
 PackedAffine pack_affine(const AffineTensor& t) {
   const at::NoGradGuard no_grad;
-  check_parts(t);
+  check_affine(t);
+  check_on_cpu(t.codes, "weight");
   PackedAffine p{.codes = {},
-                 .scales = t.scales.to(scalar_of(t.options.scale_type)).contiguous().clone(),
+                 .scales = t.scales.to(torch_type(t.options.scale_type)).contiguous().clone(),
                  .zeros = t.zeros.contiguous().clone(),
                  .group_of = t.group_of.defined() ? t.group_of.contiguous().clone() : t.group_of,
                  .columns = t.cols(),
@@ -95,7 +58,7 @@ AffineTensor unpack_affine(const PackedAffine& t) {
   AffineTensor a;
   a.options.bits = t.bits;
   a.options.group_size = t.groups() == 1 ? -1 : (t.cols() + t.groups() - 1) / t.groups();
-  a.options.scale_type = scale_type_of(t.scales.scalar_type());
+  a.options.scale_type = scale_type_of(t.scales.scalar_type()).value_or(ScaleType::kF32);
   a.scales = t.scales.to(torch::kFloat32, /*non_blocking=*/false, /*copy=*/true);
   a.zeros = t.zeros.clone();
   a.group_of = t.group_of.defined() ? t.group_of.clone() : t.group_of;
@@ -111,14 +74,7 @@ AffineTensor unpack_affine(const PackedAffine& t) {
 }
 
 void dequantize_packed_into(const PackedAffine& t, const torch::Tensor& out) {
-  QLORA_CHECK(out.is_contiguous() && out.numel() == t.rows() * t.cols(), ShapeError,
-              "[quant] out has shape {}{}, allowed a contiguous tensor of {} x {} elements",
-              c10::str(out.sizes()), out.is_contiguous() ? "" : " (not contiguous)", t.rows(),
-              t.cols());
-  check_device(t.codes, "weight");
-  QLORA_CHECK(out.device() == t.codes.device(), DeviceError,
-              "[quant] out is on {}, allowed {}, where the weight is", out.device().str(),
-              t.codes.device().str());
+  check_out(out, t.rows(), t.cols(), t.codes);
   const c10::OptionalDeviceGuard guard(t.codes.device());
   const PackedAffineArgs args{
       .codes = t.codes.const_data_ptr<uint8_t>(),

@@ -29,7 +29,8 @@ struct PackedAffine {
 };
 
 /// Two codes a byte. The result shares no memory with t.
-///   throws    ShapeError, ValueError where the parts of t do not fit each other
+///   throws    ShapeError, ValueError where the parts of t do not fit each other; DeviceError where
+///             they are not on the CPU
 PackedAffine pack_affine(const AffineTensor& t);
 
 /// Reverse of pack_affine.

@@ -79,25 +79,13 @@ void decode_grouped(const uint8_t* row, int64_t cols, bool two_a_byte, const int
   }
 }
 
-float scale_at(const PackedAffineArgs& a, int64_t i) {
-  switch (a.scale_kind) {
-    case FloatKind::kF32:
-      return static_cast<const float*>(a.scales)[i];
-    case FloatKind::kF16:
-      return to_float(static_cast<const F16*>(a.scales)[i]);
-    case FloatKind::kBF16:
-      break;
-  }
-  return to_float(static_cast<const BF16*>(a.scales)[i]);
-}
-
 template <class Out>
 void decode_rows(const PackedAffineArgs& a, int64_t begin, int64_t end, Out* out) {
   std::vector<float> scales(static_cast<size_t>(a.groups));
   std::vector<int32_t> zeros(static_cast<size_t>(a.groups));
   for (int64_t n = begin; n < end; ++n) {
     for (int64_t g = 0; g < a.groups; ++g) {
-      scales[g] = scale_at(a, n * a.groups + g);
+      scales[g] = load_number(a.scale_kind, a.scales, n * a.groups + g);
       zeros[g] = a.zeros[n * a.groups + g];
     }
     const uint8_t* row = a.codes + n * a.row_bytes;
@@ -114,14 +102,8 @@ void decode_rows(const PackedAffineArgs& a, int64_t begin, int64_t end, Out* out
 }
 
 void dequantize_packed_rows(const PackedAffineArgs& a, int64_t begin, int64_t end) {
-  switch (a.out_kind) {
-    case FloatKind::kF32:
-      return decode_rows(a, begin, end, static_cast<float*>(a.out));
-    case FloatKind::kF16:
-      return decode_rows(a, begin, end, static_cast<F16*>(a.out));
-    case FloatKind::kBF16:
-      return decode_rows(a, begin, end, static_cast<BF16*>(a.out));
-  }
+  with_kind(a.out_kind,
+            [&](auto* type) { decode_rows(a, begin, end, static_cast<decltype(type)>(a.out)); });
 }
 
 }  // namespace qlora::quant::HWY_NAMESPACE

@@ -1,9 +1,6 @@
-#include <type_traits>
-
 #include "core/cuda/check.h"
 #include "core/cuda/launch.h"
 #include "quant/affine_math.h"
-#include "quant/cuda_kinds.cuh"
 #include "quant/fp8_backend.h"
 #include "quant/fp8_math.h"
 #include "quant/packed_affine_backend.h"
@@ -14,18 +11,6 @@ namespace {
 using qlora::cuda::check;
 
 constexpr int kThreads = 256;
-
-__device__ float scale_at(const PackedAffineArgs& a, int64_t i) {
-  switch (a.scale_kind) {
-    case FloatKind::kF32:
-      return static_cast<const float*>(a.scales)[i];
-    case FloatKind::kF16:
-      return to_float(static_cast<const F16*>(a.scales)[i]);
-    case FloatKind::kBF16:
-      break;
-  }
-  return to_float(static_cast<const BF16*>(a.scales)[i]);
-}
 
 /// out[n, k] = scale(n, g) · (code(n, k) - zero(n, g))
 ///   Launch    one thread per element, 256 per block; neighbours share a byte, a scale and a zero
@@ -38,7 +23,8 @@ __global__ void dequantize_packed_kernel(PackedAffineArgs a, Out* out) {
   const int64_t group = a.group_of != nullptr ? a.group_of[col] : col / a.group_size;
   const int64_t at = row * a.groups + group;
   const uint8_t code = packed_code(a.codes + row * a.row_bytes, col, a.two_a_byte);
-  store_rounded(affine_value(code, AffineGrid{scale_at(a, at), a.zeros[at]}), out + i);
+  const AffineGrid grid{load_number(a.scale_kind, a.scales, at), a.zeros[at]};
+  store_rounded(affine_value(code, grid), out + i);
 }
 
 /// out[n, k] = scale(n) · fp8(codes[n, k])

@@ -13,14 +13,11 @@ torch::Tensor smoothquant_scales(std::span<const torch::Tensor> weights,
               "[quant] smoothquant alpha is {}, allowed 0 to 1", alpha);
   const auto& inputs = statistics.abs_max;
   QLORA_CHECK(inputs.defined() && inputs.dim() == 1 && inputs.size(0) > 0, ShapeError,
-              "[quant] abs_max has shape {}, allowed [K]",
-              inputs.defined() ? c10::str(inputs.sizes()) : "none");
+              "[quant] abs_max has shape {}, allowed [K]", shape_text(inputs));
   QLORA_CHECK(!weights.empty(), ShapeError, "[quant] no weight was given, allowed at least one");
   torch::Tensor most;
   for (const torch::Tensor& w : weights) {
-    QLORA_CHECK(w.defined() && w.dim() == 2 && w.numel() > 0 && w.size(1) == inputs.size(0),
-                ShapeError, "[quant] weight has shape {}, allowed [N, {}]",
-                w.defined() ? c10::str(w.sizes()) : "none", inputs.size(0));
+    check_weight(w, inputs.size(0));
     const auto columns = w.to(torch::kFloat32).abs().amax({0});
     most = most.defined() ? torch::maximum(most, columns) : columns;
   }

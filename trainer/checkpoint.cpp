@@ -13,6 +13,7 @@
 #include "io/safetensors.h"
 #include "io/sha256.h"
 #include "lora/peft_files.h"
+#include "lora/tensor_view.h"
 #include "trainer/resume_check.h"
 
 namespace qlora::trainer {
@@ -21,14 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kFormatVersion = 1;  // on disk: raise with every change that old files do not survive
-
-io::DType dtype_of(const torch::Tensor& tensor) {
-  return tensor.scalar_type() == torch::kUInt8 ? io::DType::kU8 : io::DType::kF32;
-}
-
-std::vector<int64_t> shape_of(const torch::Tensor& tensor) {
-  return tensor.sizes().vec();
-}
 
 std::vector<NamedTensor> master_tensors(const std::vector<Parameter>& parameters) {
   std::vector<NamedTensor> tensors;
@@ -49,11 +42,7 @@ void write_tensors(const fs::path& file, const std::vector<NamedTensor>& tensors
   std::vector<io::TensorView> views;
   for (const NamedTensor& tensor : tensors) {
     const torch::Tensor& host = on_cpu.emplace_back(tensor.value.cpu().contiguous());
-    const auto* bytes = static_cast<const std::byte*>(host.const_data_ptr());
-    views.push_back({.name = tensor.name,
-                     .dtype = dtype_of(host),
-                     .shape = shape_of(host),
-                     .bytes = {bytes, static_cast<size_t>(host.nbytes())}});
+    views.push_back(lora::tensor_view(tensor.name, host));
   }
   io::write_safetensors(file, views, {{"format", "qlora training state"}});
 }
@@ -66,12 +55,13 @@ void read_tensors(const fs::path& file, const std::vector<NamedTensor>& tensors)
                 "[trainer] {} has no {}; lora.target_modules and optim must be those of the "
                 "checkpoint",
                 file.string(), tensor.name);
-    QLORA_CHECK(
-        view->dtype == dtype_of(tensor.value) && view->shape == shape_of(tensor.value), ConfigError,
-        "[trainer] {} is {} {} in {}, {} {} in this run; lora.r and the model must be "
-        "those of the checkpoint",
-        tensor.name, io::dtype_name(view->dtype), io::shape_text(view->shape), file.string(),
-        io::dtype_name(dtype_of(tensor.value)), io::shape_text(shape_of(tensor.value)));
+    const io::DType dtype = lora::file_dtype(tensor.value.scalar_type());
+    const std::vector<int64_t> shape = tensor.value.sizes().vec();
+    QLORA_CHECK(view->dtype == dtype && view->shape == shape, ConfigError,
+                "[trainer] {} is {} {} in {}, {} {} in this run; lora.r and the model must be "
+                "those of the checkpoint",
+                tensor.name, io::dtype_name(view->dtype), io::shape_text(view->shape),
+                file.string(), io::dtype_name(dtype), io::shape_text(shape));
   }
   for (const NamedTensor& tensor : tensors) {
     const io::TensorView& view = reader.at(tensor.name);

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/text.h"
+
 namespace qlora::trainer {
 namespace {
 
@@ -47,26 +49,6 @@ double tick_step(double span, int most) {
     if (factor * power >= rough) return factor * power;
   }
   return 10 * power;
-}
-
-std::string escaped(const std::string& text) {
-  std::string safe;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        safe += "&amp;";
-        break;
-      case '<':
-        safe += "&lt;";
-        break;
-      case '>':
-        safe += "&gt;";
-        break;
-      default:
-        safe += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-  }
-  return safe;
 }
 
 /// Places data in the picture and draws its frame.
@@ -193,7 +175,7 @@ std::string loss_curve_svg(const LossHistory& history, const std::string& title)
       "aria-label=\"Loss over steps\">\n{}",
       kWidth, kHeight, kStyle);
   svg += fmt::format("<rect width=\"{}\" height=\"{}\" fill=\"var(--paper)\"/>\n", kWidth, kHeight);
-  svg += fmt::format("<text class=\"title\" x=\"{}\" y=\"33\">{}</text>\n", 20, escaped(title));
+  svg += fmt::format("<text class=\"title\" x=\"{}\" y=\"33\">{}</text>\n", 20, markup_text(title));
   if (history.train.empty() && history.eval.empty()) {
     return svg + fmt::format(
                      "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">no steps yet</text>\n"

@@ -5,27 +5,13 @@
 #include <cmath>
 
 #include "core/progress.h"
+#include "core/text.h"
 
 namespace qlora::trainer {
 namespace {
 
-/// A value for a table cell or a quoted YAML text: one line, no marks of either.
-std::string plain(const std::string& text) {
-  std::string safe;
-  for (const char c : text) {
-    const bool is_mark = c == '|' || c == '"' || c == '\\' || static_cast<unsigned char>(c) < 0x20;
-    safe += is_mark ? ' ' : c;
-  }
-  return safe;
-}
-
-std::string with_separators(int64_t count) {
-  if (count < 1000) return std::to_string(count);
-  return fmt::format("{},{:03}", with_separators(count / 1000), count % 1000);
-}
-
 std::string row(const std::string& name, const std::string& value) {
-  return fmt::format("| {} | {} |\n", name, plain(value));
+  return fmt::format("| {} | {} |\n", name, table_text(value));
 }
 
 template <class E>
@@ -75,8 +61,8 @@ std::string measured(const TrainResult& result) {
   std::string text = "\n## Run\n\n| | |\n|---|---|\n";
   text += row("steps", fmt::format("{} of {}", result.steps, result.total_steps));
   text += row("skipped steps", std::to_string(result.skipped_steps));
-  text += row("tokens (learnt)", fmt::format("{} ({})", with_separators(result.tokens),
-                                             with_separators(result.target_tokens)));
+  text += row("tokens (learnt)",
+              fmt::format("{} ({})", count_text(result.tokens), count_text(result.target_tokens)));
   text += row("time in steps", duration_text(result.seconds));
   text += row("tokens per second", rate_text(rate));
   if (result.seconds_to_first_step) {
@@ -94,9 +80,9 @@ std::string run_readme(const TrainOptions& options, const RunFacts& facts,
       "# LoRA adapter of {0}\n\n"
       "{1} trained parameters beside {2} frozen ones ({3:.3f}%). peft reads this folder as it is;\n"
       "here: `qlora generate --model-path {0} --adapter {4}`.\n",
-      plain(facts.base_model), with_separators(trainable), with_separators(base),
+      table_text(facts.base_model), count_text(trainable), count_text(base),
       100.0 * static_cast<double>(trainable) / static_cast<double>(trainable + base),
-      plain(result.run_dir.string()));
+      table_text(result.run_dir.string()));
   text += evaluations(result);
   text += "\n![Loss over steps](loss.svg)\n";
   text += measured(result);

@@ -87,6 +87,24 @@ TEST_F(ExportProgram, ARunWithTheSectionExportsAtItsEnd) {
   EXPECT_TRUE(fs::exists(folder_ / "merged/model.safetensors"));
 }
 
+TEST_F(ExportProgram, AMergeNeedsNoData) {
+  train_run();
+  fs::remove(path("train.jsonl"));
+  fs::remove(path("eval.jsonl"));
+  const ProgramResult merged =
+      qlora({"merge", "--run", path("out"), "--output-dir", path("merged")});
+  ASSERT_EQ(merged.exit_code, 0) << merged.err;
+  EXPECT_TRUE(fs::exists(folder_ / "merged/model.safetensors"));
+  EXPECT_NE(read_text(folder_ / "merged/README.md").find("fine-tuned on train.jsonl"),
+            std::string::npos);
+}
+
+TEST_F(ExportProgram, AModelWithoutTokenizerIsRefusedAtOnce) {
+  fs::remove(folder_ / "model/tokenizer.json");
+  expect_refused_cleanly({"--model-path", path("model"), "--quantization-type", "rtn"},
+                         {"holds no tokenizer", "expected tokenizer.json"});
+}
+
 TEST_F(ExportProgram, JsonOfARunThatExportsIsOneObject) {
   config_["export"] = {{"quantization_type", "rtn"}, {"group_size", 32}};
   write_config();

@@ -5,17 +5,6 @@
 namespace qlora::cli {
 namespace {
 
-TEST(CountText, GroupsThousands) {
-  EXPECT_EQ(count_text(0), "0");
-  EXPECT_EQ(count_text(999), "999");
-  EXPECT_EQ(count_text(1000), "1,000");
-  EXPECT_EQ(count_text(39976960), "39,976,960");
-  EXPECT_EQ(count_text(-1), "-1");
-  EXPECT_EQ(count_text(-999), "-999");
-  EXPECT_EQ(count_text(-1000), "-1,000");
-  EXPECT_EQ(count_text(INT64_MIN), "-9,223,372,036,854,775,808");
-}
-
 TEST(TerminalSafe, TakesAwayWhatATerminalObeys) {
   EXPECT_EQ(terminal_safe("\x1b[31mred\a\r\x7f", LineBreaks::kKeep), "?[31mred???");
   EXPECT_EQ(terminal_safe("a\nb\tc", LineBreaks::kKeep), "a\nb\tc");

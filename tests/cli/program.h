@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/support/run_program.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace qlora::testing {

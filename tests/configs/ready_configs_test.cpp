@@ -1,23 +1,18 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 
 #include "configs/run_config.h"
 #include "core/json_file.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::configs {
 namespace {
 
-const std::string kFolder = QLORA_SOURCE_DIR "/configs/";
+using testing::read_text;
 
-std::string contents(const std::string& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
+const std::string kFolder = QLORA_SOURCE_DIR "/configs/";
 
 /// Those hold the section `export` alone and are read over a run's own configuration.
 bool is_export(const std::filesystem::path& path) {
@@ -120,7 +115,7 @@ TEST(ReadyConfigs, RecipeIsTheOneThatIsDocumented) {
 }
 
 TEST(ConfigPage, IsNotStale) {
-  EXPECT_EQ(contents(QLORA_SOURCE_DIR "/docs/config.md"), config_page())
+  EXPECT_EQ(read_text(QLORA_SOURCE_DIR "/docs/config.md"), config_page())
       << "run: build/bin/qlora config docs > docs/config.md";
 }
 

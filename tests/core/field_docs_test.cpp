@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "tests/core/test_options.h"
+#include "tests/support/errors.h"
 
 namespace qlora {
 namespace {
@@ -63,12 +64,8 @@ TEST(ExplainField, ExplainsKeysSynonymsAndSections) {
   EXPECT_TRUE(explain_field<TestOptions>("lr").starts_with("learning_rate: "));
   EXPECT_TRUE(explain_field<TestOptions>("lora").starts_with("lora: The adapters.\n  lora.r "));
   EXPECT_TRUE(has(explain_field<TestOptions>(""), "  seed "));
-  try {
-    explain_field<TestOptions>("lora.rnak");
-    FAIL();
-  } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(), "[config] lora.rnak is not a key; did you mean lora.r?");
-  }
+  EXPECT_EQ(testing::message_of<ConfigError>([] { explain_field<TestOptions>("lora.rnak"); }),
+            "[config] lora.rnak is not a key; did you mean lora.r?");
 }
 
 }  // namespace

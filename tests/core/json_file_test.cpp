@@ -2,28 +2,17 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "core/error.h"
 #include "core/rng.h"
 #include "tests/core/test_options.h"
+#include "tests/support/errors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora {
 namespace {
 
-template <class Kind>
-std::string message_of(const std::string& text, const JsonLimits& limits = {}) {
-  try {
-    parse_json(text, "a.json", limits);
-  } catch (const Kind& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-std::filesystem::path temporary(const std::string& name) {
-  return std::filesystem::path(::testing::TempDir()) / ("qlora_json_" + name);
+std::string refusal(const std::string& text, const JsonLimits& limits = {}) {
+  return testing::refusal_of<FormatError>([&] { parse_json(text, "a.json", limits); });
 }
 
 TEST(ParseJson, KeepsOrderAndTypes) {
@@ -37,7 +26,7 @@ TEST(ParseJson, KeepsOrderAndTypes) {
 }
 
 TEST(ParseJson, ErrorsNameLineAndColumn) {
-  EXPECT_EQ(message_of<FormatError>("{\n  \"a\": 1,\n  \"b\" 2\n}"),
+  EXPECT_EQ(refusal("{\n  \"a\": 1,\n  \"b\" 2\n}"),
             "[json] not JSON near \"2\" at line 3, column 7 (a.json, at /b)");
   const std::pair<const char*, const char*> cases[] = {
       {"", "line 1, column 1"},
@@ -52,24 +41,22 @@ TEST(ParseJson, ErrorsNameLineAndColumn) {
       {"01", "line 1"},
       {"{\"a\": 1e999}", "no double holds the number"}};
   for (const auto& [text, part] : cases) {
-    EXPECT_NE(message_of<FormatError>(text).find(part), std::string::npos)
-        << text << " gave " << message_of<FormatError>(text);
+    EXPECT_SAYS(refusal(text), part) << " of " << text;
   }
 }
 
 TEST(ParseJson, RefusesDuplicateKeys) {
-  EXPECT_EQ(message_of<FormatError>(R"({"a": [{"b": 1, "b": 2}]})"),
+  EXPECT_EQ(refusal(R"({"a": [{"b": 1, "b": 2}]})"),
             "[json] the key \"b\" stands twice in one object; keep one (a.json, at /a/1/b)");
-  EXPECT_EQ(message_of<FormatError>(R"({"a": {"b": 1}, "b": {"b": 2}})"), "no error");
+  EXPECT_EQ(refusal(R"({"a": {"b": 1}, "b": {"b": 2}})"), "");
 }
 
 TEST(ParseJson, BoundsDepthAndSize) {
   const auto nested = [](int depth) { return std::string(depth, '[') + std::string(depth, ']'); };
-  EXPECT_EQ(message_of<FormatError>(nested(64)), "no error");
-  EXPECT_EQ(message_of<FormatError>(nested(65)), "[json] nested more than 64 deep (a.json)");
-  EXPECT_NE(message_of<FormatError>(std::string(1 << 20, '[')), "no error");
-  EXPECT_EQ(message_of<FormatError>("[1234]", {.max_bytes = 5}),
-            "[json] 6 bytes, allowed at most 5 (a.json)");
+  EXPECT_EQ(refusal(nested(64)), "");
+  EXPECT_EQ(refusal(nested(65)), "[json] nested more than 64 deep (a.json)");
+  EXPECT_NE(refusal(std::string(1 << 20, '[')), "");
+  EXPECT_EQ(refusal("[1234]", {.max_bytes = 5}), "[json] 6 bytes, allowed at most 5 (a.json)");
 }
 
 // 200,000 keys in one object: quadratic work would take minutes.
@@ -84,13 +71,12 @@ TEST(ParseJson, LargeObjectsAreLinear) {
 }
 
 TEST(ReadJsonFile, ReadsAndRefuses) {
-  const auto path = temporary("good.json");
-  std::ofstream(path) << "{\"a\": 1} // end";
+  const testing::TemporaryFolder folder;
+  const auto path = folder.put("good.json", "{\"a\": 1} // end");
   EXPECT_EQ(read_json_file(path)["a"], 1);
   EXPECT_THROW(read_json_file(path, {.max_bytes = 3}), FormatError);
-  EXPECT_THROW(read_json_file(temporary("missing.json")), IoError);
-  EXPECT_THROW(read_json_file(::testing::TempDir()), IoError);
-  std::filesystem::remove(path);
+  EXPECT_THROW(read_json_file(folder / "missing.json"), IoError);
+  EXPECT_THROW(read_json_file(folder.path()), IoError);
 }
 
 // Mutations of a good configuration: an error or a value, never a crash, and what was accepted

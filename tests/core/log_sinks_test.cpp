@@ -3,14 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <sstream>
 #include <thread>
 
 #include "core/error.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora {
 namespace {
+
+using testing::read_text;
+using testing::TemporaryFolder;
 
 // Runs the action on a log that writes into memory and returns what it wrote.
 template <class Action>
@@ -26,19 +29,6 @@ std::string printed(const TerminalLogOptions& options, Action action) {
   const std::string result(text, size);
   std::free(text);
   return result;
-}
-
-std::string contents(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-std::filesystem::path temporary(const std::string& name) {
-  const auto path = std::filesystem::path(::testing::TempDir()) / ("qlora_log_" + name);
-  std::filesystem::remove(path);
-  return path;
 }
 
 TEST(TerminalLog, KeepsTheLiveLineLast) {
@@ -100,7 +90,8 @@ TEST(TerminalLog, ShowsNoControlCharacters) {
 }
 
 TEST(JsonlLog, WritesOneObjectALine) {
-  const auto path = temporary("a.jsonl");
+  const TemporaryFolder folder;
+  const auto path = folder / "a.jsonl";
   {
     JsonlLog log(path);
     log.event("step", {{"loss", 2.5}, {"bad", std::nan("")}, {"text", "\xff"}});
@@ -112,7 +103,7 @@ TEST(JsonlLog, WritesOneObjectALine) {
     JsonlLog log(path);  // appends
     log.event("end", nlohmann::json::object());
   }
-  std::istringstream lines(contents(path));
+  std::istringstream lines(read_text(path));
   std::vector<nlohmann::json> records;
   for (std::string line; std::getline(lines, line);) records.push_back(nlohmann::json::parse(line));
   ASSERT_EQ(records.size(), 4u);
@@ -125,15 +116,14 @@ TEST(JsonlLog, WritesOneObjectALine) {
   EXPECT_EQ(records[1]["text"], "n\n");
   EXPECT_EQ(records[2]["kind"], "warning");
   EXPECT_EQ(records[3]["kind"], "end");
-  std::filesystem::remove(path);
 }
 
 TEST(JsonlLog, ClosesALineThatACrashHasCut) {
-  const auto path = temporary("b.jsonl");
-  std::ofstream(path) << "{\"kind\":\"step\",\"lo";
+  const TemporaryFolder folder;
+  const auto path = folder / "b.jsonl";
+  testing::write_text(path, "{\"kind\":\"step\",\"lo");
   JsonlLog(path).event("start", nlohmann::json::object());
-  EXPECT_TRUE(contents(path).starts_with("{\"kind\":\"step\",\"lo\n{\"time\":"));
-  std::filesystem::remove(path);
+  EXPECT_TRUE(read_text(path).starts_with("{\"kind\":\"step\",\"lo\n{\"time\":"));
 }
 
 TEST(JsonlLog, ReportsWhatTheSystemRefuses) {
@@ -143,7 +133,8 @@ TEST(JsonlLog, ReportsWhatTheSystemRefuses) {
 }
 
 TEST(JsonlLog, LinesOfSeveralThreadsStayWhole) {
-  const auto path = temporary("c.jsonl");
+  const TemporaryFolder folder;
+  const auto path = folder / "c.jsonl";
   {
     JsonlLog log(path);
     std::vector<std::thread> threads;
@@ -154,13 +145,12 @@ TEST(JsonlLog, LinesOfSeveralThreadsStayWhole) {
     }
     for (auto& thread : threads) thread.join();
   }
-  std::istringstream lines(contents(path));
+  std::istringstream lines(read_text(path));
   int count = 0;
   for (std::string line; std::getline(lines, line); ++count) {
     ASSERT_TRUE(nlohmann::json::accept(line)) << line;
   }
   EXPECT_EQ(count, 800);
-  std::filesystem::remove(path);
 }
 
 class CountingLog final : public RunLog {

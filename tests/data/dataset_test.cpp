@@ -12,12 +12,12 @@
 namespace qlora::data {
 namespace {
 
-class DatasetTest : public testing::Test {
+class DatasetTest : public ::testing::Test {
  protected:
   Dataset load(const std::string& name, const std::string& text, const DatasetOptions& o = {}) {
     return load_dataset(folder_.put(name, text), o);
   }
-  TestFolder folder_;
+  TemporaryFolder folder_;
 };
 
 TEST_F(DatasetTest, FindsTheFormByTheFields) {
@@ -181,7 +181,7 @@ TEST(SplitDataset, RefusesPartsThatLeaveNothing) {
 }
 
 TEST(DatasetFuzz, SurvivesDamage) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const std::string goods[] = {
       "{\"instruction\": \"a\\u00e9\", \"input\": \"\", \"output\": \"b\"}\n{\"instruction\": "
       "\"c\", \"output\": \"d\"}\n",

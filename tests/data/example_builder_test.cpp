@@ -121,7 +121,7 @@ TEST(BuildExample, EosWhereItIsThereOrMissing) {
   const Record ended{.text = "hi<|im_end|>"};
   EXPECT_EQ(build_example(ended, RowForm::kText, {}, *tokenizer).tokens,
             tokenizer->encode("hi<|im_end|>"));
-  const TestFolder folder;
+  const TemporaryFolder folder;
   folder.put("tokenizer.json", io::read_file(fixture("tokenizers/gpt2/tokenizer.json")));
   const auto without = load_tokenizer(folder.path());
   EXPECT_ERROR(ConfigError, build_example(kRow, RowForm::kDolly, {}, *without),

@@ -47,7 +47,7 @@ GgufBuilder from_fixture(const std::string& name, const std::string& pre) {
 
 /// The fixtures equal the reference: what a GGUF file's pre-tokenizer gives has to equal them.
 TEST(GgufTokenizer, NamedPreTokenizersEqualTheirJson) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto random = test::make_random_strings(3000, 4);
   for (const auto& [name, pre] : {std::pair{"gpt2", "gpt-2"},
                                   {"smollm", "smollm"},
@@ -66,7 +66,7 @@ TEST(GgufTokenizer, NamedPreTokenizersEqualTheirJson) {
 }
 
 TEST(GgufTokenizer, DefaultPreTokenizerCutsAsLlamaCpp) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto tokenizer =
       load_tokenizer(folder.put("a.gguf", from_fixture("gpt2", "default").build()));
   const auto known = fixture_tokenizer("gpt2");
@@ -80,7 +80,7 @@ TEST(GgufTokenizer, DefaultPreTokenizerCutsAsLlamaCpp) {
 }
 
 TEST(GgufTokenizer, BosAndEosWhereTheFileSaysSo) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   auto gguf = from_fixture("gpt2", "gpt-2");
   gguf.u32("tokenizer.ggml.bos_token_id", 0).u32("tokenizer.ggml.eos_token_id", 0);
   gguf.value("tokenizer.ggml.add_bos_token", 7, bytes_of<uint8_t>(1));
@@ -122,7 +122,7 @@ GgufBuilder scored(bool with_bytes = true) {
 }
 
 TEST(GgufTokenizer, ScoresDecideTheMerges) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto path = folder.put("a.gguf", scored().build());
   const auto tokenizer = load_tokenizer(path);
   const auto spelt = [&](const std::string& text) {
@@ -143,7 +143,7 @@ TEST(GgufTokenizer, ScoresDecideTheMerges) {
 }
 
 TEST(GgufTokenizer, RefusesDamage) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto load = [&](const GgufBuilder& gguf) {
     return load_tokenizer(folder.put("a.gguf", gguf.build()));
   };
@@ -186,7 +186,7 @@ TEST(GgufTokenizer, RefusesDamage) {
 }
 
 TEST(GgufTokenizerFuzz, SurvivesDamage) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const std::string good = scored(false).build();
   std::mt19937_64 random(3);
   int read = 0, refused = 0;

@@ -43,7 +43,7 @@ void expect_equal_to_reference(const Tokenizer& tokenizer, const nlohmann::json&
             expected["random_sha256"]);
 }
 
-class TokenizerParity : public testing::TestWithParam<const char*> {};
+class TokenizerParity : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(TokenizerParity, EqualsTheReferenceTokenForToken) {
   const auto folder = fixture("tokenizers") / GetParam();
@@ -51,8 +51,8 @@ TEST_P(TokenizerParity, EqualsTheReferenceTokenForToken) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, TokenizerParity,
-                         testing::Values("gpt2", "gpt2_prefix_space", "smollm", "llama3", "qwen2",
-                                         "llama2", "metaspace", "sp_bpe", "sp_unigram"),
+                         ::testing::Values("gpt2", "gpt2_prefix_space", "smollm", "llama3", "qwen2",
+                                           "llama2", "metaspace", "sp_bpe", "sp_unigram"),
                          [](const auto& info) { return std::string(info.param); });
 
 std::filesystem::path smollm2_file() {
@@ -81,7 +81,7 @@ TEST(SmolLm2Tokenizer, EqualsTheReferenceTokenForToken) {
 TEST(SmolLm2Tokenizer, SavedInHuggingFaceFormIsTheSame) {
   const auto file = smollm2_file();
   if (file.empty()) GTEST_SKIP() << "models/smollm2-135m is not there (scripts/get_model.sh)";
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_EQ(save_tokenizer_files(file, folder.path()),
             (std::vector<std::string>{"tokenizer.json", "tokenizer_config.json"}));
   const auto first = load_tokenizer(file), second = load_tokenizer(folder.path());

@@ -176,7 +176,7 @@ TEST(Tokenizer, ManyThreadsAtOnce) {
 }
 
 TEST(LoadTokenizer, SaysWhatIsMissingOrUnknown) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_ERROR(IoError, load_tokenizer(folder / "absent"), "does not exist");
   EXPECT_ERROR(IoError, load_tokenizer(folder.path()),
                "expected tokenizer.json or tokenizer.model");
@@ -195,7 +195,7 @@ TEST(LoadTokenizer, TakesFilesAsWellAsFolders) {
 }
 
 TEST(SaveTokenizerFiles, CopiesAFolder) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto written = save_tokenizer_files(fixture("tokenizers/llama3"), folder.path());
   EXPECT_EQ(written, (std::vector<std::string>{"tokenizer.json", "tokenizer_config.json"}));
   for (const auto& name : written) {

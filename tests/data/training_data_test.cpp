@@ -21,7 +21,7 @@ class Notes final : public RunLog {
 };
 
 template <class T>
-std::filesystem::path put_tokens(const TestFolder& folder, io::DType type,
+std::filesystem::path put_tokens(const TemporaryFolder& folder, io::DType type,
                                  std::vector<int64_t> shape, const std::vector<T>& ids) {
   const io::TensorView tensor{"train", type, std::move(shape), std::as_bytes(std::span(ids))};
   io::write_safetensors(folder / "t.safetensors", std::span(&tensor, 1));
@@ -29,7 +29,7 @@ std::filesystem::path put_tokens(const TestFolder& folder, io::DType type,
 }
 
 TEST(ReadTokenTensor, TakesRowsAsTheyAre) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   for (const bool is_long : {false, true}) {
     const auto path =
         is_long ? put_tokens<int64_t>(folder, io::DType::kI64, {2, 3}, {1, 2, 3, 4, 5, 6})
@@ -50,7 +50,7 @@ TEST(ReadTokenTensor, TakesRowsAsTheyAre) {
 }
 
 TEST(ReadTokenTensor, RefusesOtherTypesAndShapes) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const std::vector<float> floats(6);
   EXPECT_ERROR(FormatError,
                read_token_tensor(put_tokens(folder, io::DType::kF32, {2, 3}, floats), "train", 7),
@@ -64,7 +64,7 @@ TEST(ReadTokenTensor, RefusesOtherTypesAndShapes) {
   }
 }
 
-class LoadTrainingData : public testing::Test {
+class LoadTrainingData : public ::testing::Test {
  protected:
   LoadTrainingData() {
     std::string rows;
@@ -75,7 +75,7 @@ class LoadTrainingData : public testing::Test {
   }
   TrainingData load() { return load_training_data(options_, *tokenizer_, 5, notes_); }
 
-  TestFolder folder_;
+  TemporaryFolder folder_;
   std::unique_ptr<const Tokenizer> tokenizer_ = fixture_tokenizer("smollm");
   DataOptions options_;
   Notes notes_;

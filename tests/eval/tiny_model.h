@@ -4,6 +4,7 @@
 
 #include "core/run_log.h"
 #include "model/decoder.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace qlora::testing {

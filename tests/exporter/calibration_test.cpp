@@ -11,31 +11,17 @@
 #include "exporter/calibration_set.h"
 #include "exporter/merged_weights.h"
 #include "exporter/statistics_sum.h"
-#include "exporter/tensor_bytes.h"
 #include "lora/merge.h"
 #include "model/token_pass.h"
 #include "quant/nf4.h"
 #include "tests/exporter/tiny_export.h"
+#include "tests/support/errors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::exporter {
 namespace {
 
 using namespace qlora::testing;  // the helpers of the tests
-
-template <class E, class F>
-std::string message_of(F f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
-
-bool says(const std::string& text, const std::string& words) {
-  return text.find(words) != std::string::npos;
-}
 
 // ---------------------------------------------------------------------- calibration set
 
@@ -105,12 +91,12 @@ TEST(CalibrationSet, Refuses) {
   const auto refused = [&](const data::ExampleSet& set, int64_t vocabulary = 100) {
     return message_of<ValueError>([&] { make_calibration_set(set, {}, vocabulary, log); });
   };
-  EXPECT_TRUE(says(refused(rows({})), "rows.jsonl gives 0 calibration samples"));
-  EXPECT_TRUE(says(refused(rows({8, 7})), "15 tokens in all, allowed at least 16"));
-  EXPECT_TRUE(says(refused(rows({20}), 19), "sample 0 has token 19 at position 19"));
+  EXPECT_SAYS(refused(rows({})), "rows.jsonl gives 0 calibration samples");
+  EXPECT_SAYS(refused(rows({8, 7})), "15 tokens in all, allowed at least 16");
+  EXPECT_SAYS(refused(rows({20}), 19), "sample 0 has token 19 at position 19");
   data::ExampleSet negative = rows({20, 20});
   negative.examples[1].tokens[3] = -1;
-  EXPECT_TRUE(says(refused(negative), "sample 1 has token -1 at position 3"));
+  EXPECT_SAYS(refused(negative), "sample 1 has token -1 at position 3");
   make_calibration_set(rows({16}), {}, 100, log);
 }
 
@@ -141,11 +127,11 @@ TEST(ActivationFile, FailsWithThePath) {
   const TemporaryFolder folder;
   const std::string text =
       message_of<IoError>([&] { ActivationFile(folder / "none" / "x", 1, 1, torch::kFloat32); });
-  EXPECT_TRUE(says(text, "cannot be opened")) << text;
-  EXPECT_TRUE(says(text, "none/x")) << text;
+  EXPECT_SAYS(text, "cannot be opened");
+  EXPECT_SAYS(text, "none/x");
   ActivationFile file(folder / "cut", 8, 8, torch::kFloat32);
   std::filesystem::resize_file(folder / "cut", 100);
-  EXPECT_TRUE(says(message_of<IoError>([&] { file.read(0, 8); }), "cannot be read"));
+  EXPECT_SAYS(message_of<IoError>([&] { file.read(0, 8); }), "cannot be read");
 }
 
 TEST(ActivationFile, NoSpaceIsToldBeforeTheWork) {
@@ -163,9 +149,9 @@ TEST(ActivationFile, NoSpaceIsToldBeforeTheWork) {
   const std::string written = message_of<IoError>([&] { file.write(1, torch::ones({1, 256})); });
   setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, previous);
-  EXPECT_TRUE(says(text, "needs 5120 bytes")) << text;
-  EXPECT_TRUE(says(text, "work_dir with more space")) << text;
-  EXPECT_TRUE(says(written, "cannot be written")) << written;
+  EXPECT_SAYS(text, "needs 5120 bytes");
+  EXPECT_SAYS(text, "work_dir with more space");
+  EXPECT_SAYS(written, "cannot be written");
 }
 
 // -------------------------------------------------------------------------- statistics
@@ -195,8 +181,8 @@ TEST(StatisticsSum, RefusesWhatIsNotFinite) {
     StatisticsSum sum(3);
     sum.add(x);
     const std::string text = message_of<ValueError>([&] { sum.result("the site"); });
-    EXPECT_TRUE(says(text, "the site")) << text;
-    EXPECT_TRUE(says(text, "not finite")) << text;
+    EXPECT_SAYS(text, "the site");
+    EXPECT_SAYS(text, "not finite");
   }
 }
 
@@ -362,26 +348,14 @@ TEST_F(Pass, AdaptersOfAnotherBaseAreRefused) {
   auto name = good;
   name.modules["model.layers.7.mlp.up_proj"] = good.modules.begin()->second;
   const std::string unknown = message_of<FormatError>([&] { check_adapter(name, *loader_); });
-  EXPECT_TRUE(says(unknown, "model.layers.7.mlp.up_proj")) << unknown;
-  EXPECT_TRUE(says(unknown, "trained on tiny")) << unknown;
+  EXPECT_SAYS(unknown, "model.layers.7.mlp.up_proj");
+  EXPECT_SAYS(unknown, "trained on tiny");
   auto shape = good;
   shape.base_model.clear();
   shape.modules.at("model.layers.0.mlp.up_proj").b = torch::zeros({127, 4});
   const std::string other = message_of<ShapeError>([&] { check_adapter(shape, *loader_); });
-  EXPECT_TRUE(says(other, "[127, 64], the model has [128, 64]")) << other;
-  EXPECT_TRUE(says(other, "a base that it does not name")) << other;
-}
-
-TEST(TensorView, KnowsTheTypesOfModelFiles) {
-  const NamedTensor named{"a", torch::ones({2, 3}, torch::kInt32)};
-  const io::TensorView view = tensor_view(named);
-  EXPECT_EQ(view.dtype, io::DType::kI32);
-  EXPECT_EQ(view.shape, (std::vector<int64_t>{2, 3}));
-  EXPECT_EQ(view.bytes.size(), 24U);
-  const std::string text = message_of<ValueError>([] {
-    tensor_view({"b", torch::ones({2}, torch::kComplexFloat)});
-  });
-  EXPECT_TRUE(says(text, "b has the number type ComplexFloat")) << text;
+  EXPECT_SAYS(other, "[127, 64], the model has [128, 64]");
+  EXPECT_SAYS(other, "a base that it does not name");
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "exporter/gguf_export.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace qlora::exporter {

@@ -11,6 +11,7 @@
 #include "exporter/shard_writer.h"
 #include "io/atomic_file.h"
 #include "io/checkpoint.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace qlora::exporter {

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "io/atomic_file.h"
+#include "tests/support/errors.h"
 
 namespace qlora::exporter {
 namespace {
@@ -18,12 +19,7 @@ using F = ExportFormat;
 using Q = QuantizationType;
 
 std::string error_of(const GridOptions& options) {
-  try {
-    resolve_grid(options);
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "";
+  return testing::refusal_of<ConfigError>([&] { resolve_grid(options); });
 }
 
 // Which bits and symmetries each pair of type and format has, written down a second time.

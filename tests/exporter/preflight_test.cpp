@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "exporter/kernel_rules.h"
 #include "exporter/module_patterns.h"
+#include "tests/support/errors.h"
 
 namespace qlora::exporter {
 namespace {
@@ -43,14 +44,7 @@ io::HfConfig sized(int64_t hidden, int64_t middle) {
 }
 
 std::string error_of(const io::HfConfig& config, const GridOptions& options) {
-  try {
-    preflight(config, options);
-  } catch (const Error& error) {
-    EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos);
-    EXPECT_TRUE(std::string(error.what()).starts_with("[export] ")) << error.what();
-    return error.what();
-  }
-  return "";
+  return testing::refusal_of<Error>([&] { preflight(config, options); }, "[export] ");
 }
 
 bool holds(const std::vector<std::string>& texts, const std::string& part) {

@@ -7,9 +7,8 @@
 #include <string>
 
 #include "exporter/card.h"
-#include "exporter/report_text.h"
 #include "io/atomic_file.h"
-#include "tests/support/tiny_checkpoint.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::exporter {
 namespace {
@@ -145,13 +144,6 @@ TEST(ExportReport, IsWrittenAsTwoFiles) {
   write_report(folder.path(), sample());
   EXPECT_EQ(json::parse(io::read_file(folder / "report.json"))["title"], sample().title);
   EXPECT_EQ(io::read_file(folder / "report.html"), report_html(sample()));
-}
-
-TEST(ReportText, SeparatesThousands) {
-  EXPECT_EQ(with_separators(0), "0");
-  EXPECT_EQ(with_separators(999), "999");
-  EXPECT_EQ(with_separators(1000), "1,000");
-  EXPECT_EQ(with_separators(12345678), "12,345,678");
 }
 
 Preflight grid(const GridOptions& options) {

@@ -11,6 +11,7 @@
 #include "core/rng.h"
 #include "exporter/export.h"
 #include "lora/peft_files.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
 namespace qlora::testing {

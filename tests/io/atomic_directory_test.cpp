@@ -22,7 +22,7 @@ void save(const fs::path& target, const std::string& content,
 }
 
 TEST(AtomicDirectory, AppearsWithItsManifest) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   save(folder / "c", "abc");
   EXPECT_EQ(folder.entries(), std::vector<std::string>{"c"});
   EXPECT_EQ(read_file(folder / "c/weights"), "abc");
@@ -34,7 +34,7 @@ TEST(AtomicDirectory, AppearsWithItsManifest) {
 }
 
 TEST(AtomicDirectory, NothingAppearsWithoutCommit) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   {
     AtomicDirectory directory(folder / "c");
     folder.put(directory.path().filename().string() + "/weights", "abc");
@@ -43,7 +43,7 @@ TEST(AtomicDirectory, NothingAppearsWithoutCommit) {
 }
 
 TEST(AtomicDirectory, RefusesAnExistingTargetUnlessAsked) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   save(folder / "c", "one");
   EXPECT_MESSAGE(IoError, save(folder / "c", "two"), "c: exists already");
   EXPECT_EQ(read_file(folder / "c/weights"), "one");
@@ -56,7 +56,7 @@ TEST(AtomicDirectory, RefusesAnExistingTargetUnlessAsked) {
 }
 
 TEST(AtomicDirectory, SaysWhatStandsInTheWay) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   folder.put("file", "x");
   EXPECT_MESSAGE(IoError, save(folder / "file", "x", IfExists::kReplace),
                  "file: exists and is no directory");
@@ -81,7 +81,7 @@ TEST(AtomicDirectory, SaysWhatStandsInTheWay) {
 }
 
 TEST(AtomicDirectory, ReplacesWhereTheFileSystemCannotExchange) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   folder.put("new/weights", "new");
   folder.put("c/weights", "old");
   replace_directory(folder / "new", folder / "c", Exchange::kNever);
@@ -97,7 +97,7 @@ TEST(AtomicDirectory, ReplacesWhereTheFileSystemCannotExchange) {
 }
 
 TEST(Manifest, SeesEveryKindOfDamage) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto problem_after = [&](const auto& damage) {
     save(folder / "c", "abc", IfExists::kReplace);
     damage();
@@ -135,7 +135,7 @@ TEST(Manifest, SeesEveryKindOfDamage) {
 }
 
 TEST(Manifest, VerifyThrowsTheProblem) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   save(folder / "c", "abc");
   folder.put("c/weights", "abd");
   EXPECT_MESSAGE(FormatError, verify_manifest(folder / "c"),
@@ -146,7 +146,7 @@ TEST(Manifest, VerifyThrowsTheProblem) {
 /// A child saves again and again and is killed at a random moment; what stands under the name must
 /// be one of the saves, whole.
 TEST(AtomicDirectory, AKillDuringSaveLeavesAWholeDirectory) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   save(folder / "c", std::string(200'000, 'a'));
   for (int round = 0; round < 25; ++round) {
     const pid_t child = ::fork();

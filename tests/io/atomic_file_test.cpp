@@ -43,7 +43,7 @@ std::string in_child(const Body& body) {
 }
 
 TEST(AtomicFile, WritesAndReplaces) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   write_file_atomic(folder / "a", "one");
   EXPECT_EQ(read_file(folder / "a"), "one");
   write_file_atomic(folder / "a", std::string(300'000, 'z'));
@@ -54,7 +54,7 @@ TEST(AtomicFile, WritesAndReplaces) {
 }
 
 TEST(AtomicFile, ModeFollowsTheUmask) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const mode_t before = ::umask(027);
   write_file_atomic(folder / "a", "x");
   ::umask(before);
@@ -64,7 +64,7 @@ TEST(AtomicFile, ModeFollowsTheUmask) {
 }
 
 TEST(AtomicFile, NothingAppearsWithoutCommit) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   folder.put("a", "old");
   {
     AtomicFile file(folder / "a");
@@ -76,7 +76,7 @@ TEST(AtomicFile, NothingAppearsWithoutCommit) {
 }
 
 TEST(AtomicFile, WritesAtOffsetsInAnyOrder) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   AtomicFile file(folder / "a");
   file.write_at(4, std::as_bytes(std::span(std::string_view("efgh"))));
   file.write_at(0, std::as_bytes(std::span(std::string_view("abcd"))));
@@ -86,7 +86,7 @@ TEST(AtomicFile, WritesAtOffsetsInAnyOrder) {
 }
 
 TEST(AtomicFile, SaysWhyItCannotWrite) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_MESSAGE(IoError, write_file_atomic(folder / "no/a", "x"),
                  "cannot be written: No such file or directory in");
   EXPECT_MESSAGE(IoError, write_file_atomic("", "x"), "names no file");
@@ -98,7 +98,7 @@ TEST(AtomicFile, SaysWhyItCannotWrite) {
 }
 
 TEST(AtomicFile, AFileSizeLimitIsAnErrorWithNumbers) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   folder.put("a", "old");
   const std::string text = in_child([&]() -> std::string {
     ::signal(SIGXFSZ, SIG_IGN);
@@ -115,7 +115,7 @@ TEST(AtomicFile, AFileSizeLimitIsAnErrorWithNumbers) {
 
 /// A short write: the limit is met in the middle of one, and no space was reserved before.
 TEST(AtomicFile, AShortWriteIsAnErrorAndLeavesNothing) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const std::string text = in_child([&]() -> std::string {
     ::signal(SIGXFSZ, SIG_IGN);
     const rlimit limit{10'000, 10'000};
@@ -132,7 +132,7 @@ TEST(AtomicFile, AShortWriteIsAnErrorAndLeavesNothing) {
 }
 
 TEST(AtomicFile, AFullDiskIsAnErrorWithNumbers) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const std::string text = in_child([&]() -> std::string {
     const bool root = ::geteuid() == 0;
     if (::unshare(root ? CLONE_NEWNS : CLONE_NEWNS | CLONE_NEWUSER) != 0 ||
@@ -167,7 +167,7 @@ TEST(AtomicFile, AFullDiskIsAnErrorWithNumbers) {
 }
 
 TEST(AtomicFile, LeftoversOfDeadProcessesGo) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   for (const char* name : {".a.tmp-1", ".a.tmp-2", ".b.tmp-1"}) {
     folder.put(name, "x");
     const timespec old[2] = {{1'000'000, 0}, {1'000'000, 0}};
@@ -179,7 +179,7 @@ TEST(AtomicFile, LeftoversOfDeadProcessesGo) {
 }
 
 TEST(AtomicFile, ASaveThatIsUnderWayIsLeftAlone) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   AtomicFile slow(folder / "a");
   for (const std::string& name : folder.entries()) {
     const timespec old[2] = {{1'000'000, 0}, {1'000'000, 0}};
@@ -192,7 +192,7 @@ TEST(AtomicFile, ASaveThatIsUnderWayIsLeftAlone) {
 }
 
 TEST(ReadFile, HasALimitAndSaysWhatIsWrong) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   folder.put("a", std::string(100'000, 'x'));
   EXPECT_EQ(read_file(folder / "a", 100'000).size(), 100'000u);
   EXPECT_MESSAGE(FormatError, read_file(folder / "a", 99'999), "a: longer than 99999 bytes");

@@ -123,7 +123,7 @@ class Folder : public ::testing::Test {
   std::string refusal() {
     return message_of<Kind>([&] { Checkpoint checkpoint(model_); });
   }
-  TestFolder folder_;
+  TemporaryFolder folder_;
   fs::path model_ = folder_ / "model";
 };
 
@@ -197,7 +197,7 @@ TEST_F(Folder, PathsThatAreNoModel) {
   EXPECT_MESSAGE(IoError, Checkpoint(folder_ / "none"), "none: cannot be opened: No such file");
   EXPECT_MESSAGE(FormatError, Checkpoint(folder_ / "model.safetensors"),
                  "give the folder that holds both");
-  const TestFolder empty;
+  const TemporaryFolder empty;
   EXPECT_MESSAGE(IoError, Checkpoint(empty.path()), "holds no config.json and 0 GGUF files");
   fs::copy(kGguf, empty / "a.gguf");
   EXPECT_EQ(Checkpoint(empty.path()).path(), empty / "a.gguf");
@@ -241,7 +241,7 @@ GgufBuilder model(const std::string& odd_name, const std::vector<uint64_t>& odd_
 }
 
 TEST(CheckpointGguf, TensorsAreHeldAgainstTheMetadata) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto path = folder / "a.gguf";
   const auto put = [&](const GgufBuilder& file) { folder.put("a.gguf", file.build()); };
   put(model("", {}));

@@ -34,7 +34,7 @@ int use(const GgufReader& gguf) {
 }
 
 void survive(const std::string& name, int rounds, uint64_t seed) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const std::string good = read_file(fixture(name));
   const auto header = static_cast<size_t>(
       GgufReader(fixture(name)).tensors().empty()

@@ -34,7 +34,7 @@ class GgufLlama : public ::testing::Test {
   std::string refusal(const GgufBuilder& file) {
     return message_of<Kind>([&] { config_of(file); });
   }
-  TestFolder folder_;
+  TemporaryFolder folder_;
 };
 
 #define EXPECT_REFUSED(file, part) \

@@ -68,7 +68,7 @@ class GgufFile : public ::testing::Test {
   std::string refusal(const std::string& content) {
     return message_of<FormatError>([&] { open(content); });
   }
-  TestFolder folder_;
+  TemporaryFolder folder_;
 };
 
 #define EXPECT_REFUSED(content, part) \

@@ -17,7 +17,7 @@ std::vector<std::byte> floats(std::initializer_list<float> values) {
 }
 
 TEST(GgufMetadata, EveryTypeIsReadBack) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   GgufMetadata metadata;
   metadata.add("a.u32", uint32_t{4'000'000'000});
   metadata.add("a.f32", 1.5f);
@@ -55,7 +55,7 @@ TEST(GgufMetadata, EveryTypeIsReadBack) {
 }
 
 TEST(GgufMetadata, CopiesEveryValueOfAForeignFile) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const GgufReader source(fixture("gguf/metadata.gguf"));
   GgufMetadata metadata;
   for (const GgufValue& value : source.values()) {
@@ -88,7 +88,7 @@ TEST(GgufMetadata, RefusesBadKeys) {
 }
 
 TEST(GgufWriter, CopiesAForeignFilesTensorsBitByBit) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   for (const char* name : {"gguf/blocks.gguf", "gguf/tiny_llama.gguf"}) {
     const GgufReader source(fixture(name));
     GgufMetadata metadata;
@@ -123,7 +123,7 @@ TEST(GgufWriter, CopiesAForeignFilesTensorsBitByBit) {
 }
 
 TEST(GgufWriter, AlignsAndFillsWithZeros) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   GgufWriter writer(folder / "a.gguf", {},
                     {{"one", GgmlType::kF32, {1}}, {"two", GgmlType::kF32, {2, 1}}});
   writer.append("two", floats({2, 3}));
@@ -140,7 +140,7 @@ TEST(GgufWriter, AlignsAndFillsWithZeros) {
 }
 
 TEST(GgufWriter, LeavesNothingWithoutCommit) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   {
     GgufWriter writer(folder / "a.gguf", {}, {{"one", GgmlType::kF32, {2}}});
     EXPECT_MESSAGE(ValueError, writer.append("on", floats({1})),
@@ -156,7 +156,7 @@ TEST(GgufWriter, LeavesNothingWithoutCommit) {
 }
 
 TEST(GgufWriter, RefusesWhatNoReaderTakes) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto write = [&](Layout layout) { GgufWriter(folder / "a.gguf", {}, std::move(layout)); };
   EXPECT_MESSAGE(ValueError, write({{"", GgmlType::kF32, {1}}}), "has 0 bytes");
   EXPECT_MESSAGE(ValueError, write({{std::string(65, 'n'), GgmlType::kF32, {1}}}), "65 bytes");

@@ -157,7 +157,7 @@ TEST(HfConfig, TextIsChecked) {
   EXPECT_MESSAGE(FormatError, parse_hf_config(R"({"a":1,"a":2})", "c.json"),
                  "key 'a' stands twice");
   EXPECT_MESSAGE(IoError, read_hf_config("/nowhere/config.json"), "cannot be opened");
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_EQ(read_hf_config(folder.put("config.json", base().dump())).vocab_size, 1000);
 }
 

@@ -20,7 +20,7 @@ int64_t resident_bytes() {
 }
 
 TEST(MappedFile, ShowsTheBytes) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const MappedFile file(folder.put("a", "hello"));
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()),
             "hello");
@@ -28,12 +28,12 @@ TEST(MappedFile, ShowsTheBytes) {
 }
 
 TEST(MappedFile, AnEmptyFileIsEmpty) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_TRUE(MappedFile(folder.put("a", "")).bytes().empty());
 }
 
 TEST(MappedFile, Moves) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   MappedFile first(folder.put("a", "first")), second(folder.put("b", "second"));
   MappedFile moved(std::move(first));
   EXPECT_EQ(moved.bytes().size(), 5u);
@@ -42,7 +42,7 @@ TEST(MappedFile, Moves) {
 }
 
 TEST(MappedFile, RefusesWhatIsNoRegularFile) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_MESSAGE(IoError, MappedFile(folder / "none"), "none: cannot be opened: No such file");
   EXPECT_MESSAGE(IoError, MappedFile(folder.path()), "not a regular file");
   EXPECT_MESSAGE(IoError, MappedFile("/dev/null"), "not a regular file");
@@ -51,7 +51,7 @@ TEST(MappedFile, RefusesWhatIsNoRegularFile) {
 }
 
 TEST(MappedFile, ReleasedPagesLeaveTheResidentSet) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   constexpr size_t kBytes = 64 << 20;
   const MappedFile file(folder.put("a", std::string(kBytes, 'x')));
   const int64_t before = resident_bytes();

@@ -220,7 +220,7 @@ TEST(QuantizationConfig, APatternMadeToHangIsAnError) {
 }
 
 TEST(QuantizationConfig, IsFoundInConfigJsonOrBesideIt) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_FALSE(find_quantization_config(folder.path(), ""));
   folder.put("quant_config.json", R"({"w_bit": 4, "q_group_size": 32, "version": "GEMM"})");
   EXPECT_EQ(find_quantization_config(folder.path(), "")->method(), "awq");

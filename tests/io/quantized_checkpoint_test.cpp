@@ -151,7 +151,7 @@ class QuantizedFolder : public ::testing::TestWithParam<Case> {
     return folder_.path();
   }
 
-  TestFolder folder_;
+  TemporaryFolder folder_;
   Json config_;
   std::map<std::string, std::pair<TensorView, std::vector<std::byte>>> tensors_;
 };

@@ -7,7 +7,7 @@ namespace {
 
 /// Damaged files are refused with an Error or read as what they say; nothing else may happen.
 TEST(SafetensorsFuzz, SurvivesDamage) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const std::string good = read_file(fixture("safetensors/all_types.safetensors"));
   std::mt19937_64 random(1);
   int read = 0, refused = 0;
@@ -34,7 +34,7 @@ TEST(SafetensorsFuzz, SurvivesDamage) {
 }
 
 TEST(SafetensorsFuzz, SurvivesDamagedIndexes) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   folder.put("s1.safetensors", read_file(fixture("safetensors/no_metadata.safetensors")));
   const std::string good =
       R"({"metadata": {"total_size": 24}, "weight_map": {"only": "s1.safetensors"}})";

@@ -19,7 +19,7 @@ std::string entry(const std::string& name, const std::string& dtype, const std::
 }
 
 std::string refusal(const std::string& content) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto path = folder.put("a.safetensors", content);
   return message_of<FormatError>([&] { SafetensorsReader reader(path); });
 }
@@ -115,7 +115,7 @@ TEST(SafetensorsHeader, JsonIsChecked) {
   EXPECT_REFUSED(
       file_with("{" + entry("a", "U8", "[1]", 0, 1) + "," + entry("a", "U8", "[1]", 1, 2) + "}", 2),
       "key 'a' stands twice");
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_NO_THROW(
       SafetensorsReader(folder.put("a", file_with("{}   ", 0))));  // padding with spaces
 }
@@ -189,7 +189,7 @@ TEST(SafetensorsHeader, TensorsCoverTheDataOnce) {
   EXPECT_REFUSED(file_with("{" + entry("a", "U8", "[2]", 0, 2) + "}", 3),
                  "end at data byte 2 of 3");
   EXPECT_REFUSED(file_with("{}", 1), "end at data byte 0 of 1");
-  const TestFolder folder;  // tensors that are empty may share a place
+  const TemporaryFolder folder;  // tensors that are empty may share a place
   const SafetensorsReader reader(folder.put(
       "a",
       file_with("{" + entry("a", "U8", "[0]", 2, 2) + "," + entry("b", "U8", "[2]", 0, 2) + "," +
@@ -210,7 +210,7 @@ class Directory : public ::testing::Test {
   std::string refusal() {
     return message_of<FormatError>([&] { SafetensorsReader reader(folder_.path()); });
   }
-  TestFolder folder_;
+  TemporaryFolder folder_;
 };
 
 TEST_F(Directory, FindsTheUsualNames) {

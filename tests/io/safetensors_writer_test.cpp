@@ -9,7 +9,7 @@ std::span<const std::byte> bytes(const std::string& text) {
 }
 
 TEST(SafetensorsWriter, MakesTheReferenceLibrarysBytes) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   for (const char* name : {"all_types", "no_metadata"}) {
     const auto path = fixture(std::string("safetensors/") + name + ".safetensors");
     const SafetensorsReader reader(path);
@@ -19,7 +19,7 @@ TEST(SafetensorsWriter, MakesTheReferenceLibrarysBytes) {
 }
 
 TEST(SafetensorsWriter, StreamsInAnyOrder) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   SafetensorsWriter writer(
       folder / "a",
       {{"small", DType::kU8, {3}}, {"wide", DType::kI64, {1}}, {"none", DType::kF32, {0}}},
@@ -36,13 +36,13 @@ TEST(SafetensorsWriter, StreamsInAnyOrder) {
 }
 
 TEST(SafetensorsWriter, AnEmptyFileIsAFile) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   write_safetensors(folder / "a", {});
   EXPECT_TRUE(SafetensorsReader(folder / "a").tensors().empty());
 }
 
 TEST(SafetensorsWriter, LeavesNothingWithoutCommit) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   {
     SafetensorsWriter writer(folder / "a", {{"small", DType::kU8, {3}}});
     EXPECT_MESSAGE(ValueError, writer.write("smal", bytes("abc")),
@@ -58,7 +58,7 @@ TEST(SafetensorsWriter, LeavesNothingWithoutCommit) {
 }
 
 TEST(SafetensorsWriter, RefusesBadNamesAndShapes) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto path = folder / "a";
   const auto make = [&](std::vector<SafetensorsWriter::Entry> layout, Metadata metadata = {}) {
     SafetensorsWriter writer(path, std::move(layout), metadata);
@@ -82,7 +82,7 @@ TEST(SafetensorsWriter, RefusesBadNamesAndShapes) {
 }
 
 TEST(SafetensorsWriter, Moves) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   SafetensorsWriter first(folder / "a", {{"x", DType::kU8, {1}}});
   SafetensorsWriter second(std::move(first));
   second.write("x", bytes("1"));

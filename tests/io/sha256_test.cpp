@@ -23,7 +23,7 @@ TEST(Sha256, PiecesAndFilesGiveTheSame) {
   for (size_t i = 0; i < text.size(); i += 1000)
     hash.update(std::string_view(text).substr(i, 1000));
   EXPECT_EQ(hash.hex(), sha256_hex(text));
-  const TestFolder folder;
+  const TemporaryFolder folder;
   EXPECT_EQ(sha256_file(folder.put("a", text)), sha256_hex(text));
   EXPECT_EQ(sha256_file(folder.put("empty", "")), sha256_hex(""));
   EXPECT_MESSAGE(IoError, sha256_file(folder / "none"), "none: cannot be read: No such file");
@@ -37,7 +37,7 @@ TEST(Sha256, TreeFollowsItsDefinitionOnAnyNumberOfThreads) {
   for (size_t i = 0; i < text.size(); i += kTreeHashPieceBytes) {
     root += sha256_hex(std::string_view(text).substr(i, kTreeHashPieceBytes)) + "\n";
   }
-  const TestFolder folder;
+  const TemporaryFolder folder;
   const auto path = folder.put("a", text);
   const int threads = thread_count();
   for (const int count : {1, 2, 3}) {
@@ -50,7 +50,7 @@ TEST(Sha256, TreeFollowsItsDefinitionOnAnyNumberOfThreads) {
 }
 
 TEST(Sha256, TreeSeesEveryByte) {
-  const TestFolder folder;
+  const TemporaryFolder folder;
   std::string text(100'000, 'x');
   const std::string hash = sha256_tree_file(folder.put("a", text));
   for (const size_t at : {size_t{0}, size_t{50'001}, text.size() - 1}) {

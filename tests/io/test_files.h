@@ -1,88 +1,29 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cstring>
 #include <filesystem>
-#include <span>
 #include <string>
-#include <vector>
 
 #include "core/error.h"
 #include "io/atomic_file.h"
+#include "tests/support/errors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::io {
 
-/// A folder of its own, removed at the end.
-class TestFolder {
- public:
-  TestFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "qlora-io-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw IoError("no temporary folder");
-    path_ = name;
-  }
-  ~TestFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TestFolder(const TestFolder&) = delete;
-  TestFolder& operator=(const TestFolder&) = delete;
+using testing::TemporaryFolder;
 
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
-  /// Writes a file without ceremony.
-  std::filesystem::path put(const std::string& name, const std::string& content) const {
-    std::filesystem::create_directories((path_ / name).parent_path());
-    std::filesystem::remove(
-        path_ / name);  // a file written anew is not flushed on close, as a truncated one
-    std::FILE* file = std::fopen((path_ / name).c_str(), "wb");
-    std::fwrite(content.data(), 1, content.size(), file);
-    std::fclose(file);
-    return path_ / name;
-  }
-
-  /// Names of all entries, hidden ones too.
-  std::vector<std::string> entries() const {
-    std::vector<std::string> names;
-    for (const auto& item : std::filesystem::directory_iterator(path_)) {
-      names.push_back(item.path().filename().string());
-    }
-    std::sort(names.begin(), names.end());
-    return names;
-  }
-
- private:
-  std::filesystem::path path_;
-};
-
-/// Runs `action`, which has to throw exactly Kind, and gives the message: one line that starts with
-/// [io].
+/// As testing::message_of, of a message that starts with [io].
 template <class Kind, class Action>
 std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Kind& error) {
-    const std::string text = error.what();
-    EXPECT_EQ(typeid(error), typeid(Kind)) << text;
-    EXPECT_TRUE(text.starts_with("[io] ")) << text;
-    EXPECT_EQ(text.find('\n'), std::string::npos) << text;
-    return text;
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another kind of error: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "no error";
-  return {};
+  return testing::message_of<Kind>(action, "[io] ");
 }
 
-/// The message of `action` has to hold `part`.
-#define EXPECT_MESSAGE(Kind, action, part)                                    \
-  do {                                                                        \
-    const std::string text_ = ::qlora::io::message_of<Kind>([&] { action; }); \
-    EXPECT_NE(text_.find(part), std::string::npos) << text_;                  \
-  } while (false)
+/// As EXPECT_ERROR, of a message that starts with [io].
+#define EXPECT_MESSAGE(Kind, action, part) \
+  EXPECT_SAYS(::qlora::io::message_of<Kind>([&] { action; }), part)
 
 /// Little-endian bytes of numbers, for files made by hand.
 template <class T>

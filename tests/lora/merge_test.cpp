@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "tests/support/errors.h"
 #include "tests/support/simd_targets.h"
 
 namespace qlora::lora {
@@ -78,12 +79,7 @@ INSTANTIATE_TEST_SUITE_P(Types, MergeTest,
 TEST(Merge, RefusesAnAdapterOfAnotherShape) {
   Case c = make(torch::kFloat32);
   c.adapter.a = at::randn({5, 52});
-  try {
-    merged_weight(c.weight, c.adapter);
-    FAIL() << "no error";
-  } catch (const ShapeError& error) {
-    EXPECT_NE(std::string(error.what()).find("another base"), std::string::npos) << error.what();
-  }
+  EXPECT_ERROR(ShapeError, merged_weight(c.weight, c.adapter), "another base");
 }
 
 }  // namespace

@@ -12,26 +12,19 @@
 
 #include "core/error.h"
 #include "io/safetensors.h"
-#include "tests/support/tiny_checkpoint.h"
+#include "lora/tensor_view.h"
+#include "tests/support/errors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::lora {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::message_of;
 using testing::TemporaryFolder;
 
 fs::path parity() {
   return fs::path(QLORA_SOURCE_DIR) / "tests/fixtures/parity";
-}
-
-template <class Kind>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Kind& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 NamedAdapter adapter(const std::string& module, int64_t r, double alpha, torch::ScalarType dtype) {
@@ -63,8 +56,7 @@ INSTANTIATE_TEST_SUITE_P(Peft, PeftScales,
 
 TEST(PeftFiles, WhatPlainLoraWouldSilentlyDropIsRefusedByName) {
   for (const auto& entry : fs::directory_iterator(parity() / "refused")) {
-    const auto text = message_of<FormatError>([&] { read_peft_adapter(entry.path()); });
-    EXPECT_NE(text.find("not supported"), std::string::npos) << entry.path() << ": " << text;
+    EXPECT_ERROR(FormatError, read_peft_adapter(entry.path()), "not supported") << entry.path();
   }
 }
 
@@ -144,9 +136,7 @@ TEST(PeftFiles, NumbersThatOverflowFp16AreRefusedBeforeAnythingIsWritten) {
   const TemporaryFolder folder;
   auto huge = adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat16);
   huge.adapter.a[0][0] = 1e6f;
-  const auto text =
-      message_of<ValueError>([&] { write_peft_adapter(folder / "out", {huge}, {}, "base"); });
-  EXPECT_NE(text.find("not finite"), std::string::npos) << text;
+  EXPECT_ERROR(ValueError, write_peft_adapter(folder / "out", {huge}, {}, "base"), "not finite");
   EXPECT_FALSE(fs::exists(folder / "out" / "adapter_model.safetensors"));
   EXPECT_THROW(write_peft_adapter(folder / "out", {}, {}, "base"), ValueError);
 }
@@ -164,20 +154,20 @@ std::string read_changed(const std::function<void(nlohmann::json&)>& change) {
 }
 
 TEST(PeftFiles, AConfigurationThatLiesIsRefused) {
-  const auto expect = [](const std::string& text, const char* part) {
-    EXPECT_NE(text.find(part), std::string::npos) << text;
-  };
-  expect(read_changed([](auto& c) { c["r"] = 5; }), "rank is 5");
-  expect(read_changed([](auto& c) { c["r"] = -1; }), "r is -1");
-  expect(read_changed([](auto& c) { c["r"] = "four"; }), "r is \"four\"");
-  expect(read_changed([](auto& c) { c.erase("r"); }), "r is missing");
-  expect(read_changed([](auto& c) { c["lora_alpha"] = 0; }), "lora_alpha is 0");
-  expect(read_changed([](auto& c) { c["lora_dropout"] = 1.5; }), "lora_dropout is 1.5");
-  expect(read_changed([](auto& c) { c["peft_type"] = "IA3"; }), "peft_type is \"IA3\"");
-  expect(read_changed([](auto& c) { c["rank_pattern"] = 3; }), "rank_pattern is a number");
-  expect(read_changed([](auto& c) { c["rank_pattern"] = {{"up_proj", "x"}}; }), "allowed a number");
-  expect(read_changed([](auto& c) { c["target_modules"] = 7; }), "target_modules is 7");
-  expect(read_changed([](auto& c) { c = nlohmann::json::array(); }), "allowed an object");
+  EXPECT_SAYS(read_changed([](auto& c) { c["r"] = 5; }), "rank is 5");
+  EXPECT_SAYS(read_changed([](auto& c) { c["r"] = -1; }), "r is -1");
+  EXPECT_SAYS(read_changed([](auto& c) { c["r"] = "four"; }), "r is \"four\"");
+  EXPECT_SAYS(read_changed([](auto& c) { c.erase("r"); }), "r is missing");
+  EXPECT_SAYS(read_changed([](auto& c) { c["lora_alpha"] = 0; }), "lora_alpha is 0");
+  EXPECT_SAYS(read_changed([](auto& c) { c["lora_dropout"] = 1.5; }), "lora_dropout is 1.5");
+  EXPECT_SAYS(read_changed([](auto& c) { c["peft_type"] = "IA3"; }), "peft_type is \"IA3\"");
+  EXPECT_SAYS(read_changed([](auto& c) { c["rank_pattern"] = 3; }), "rank_pattern is a number");
+  EXPECT_SAYS(read_changed([](auto& c) {
+                c["rank_pattern"] = {{"up_proj", "x"}};
+              }),
+              "allowed a number");
+  EXPECT_SAYS(read_changed([](auto& c) { c["target_modules"] = 7; }), "target_modules is 7");
+  EXPECT_SAYS(read_changed([](auto& c) { c = nlohmann::json::array(); }), "allowed an object");
 }
 
 TEST(PeftFiles, AMissingHalfAForeignTensorAndANanAreRefused) {
@@ -185,27 +175,20 @@ TEST(PeftFiles, AMissingHalfAForeignTensorAndANanAreRefused) {
   write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat32)},
                      {}, "base");
   const auto rewrite = [&](const std::string& name, torch::Tensor tensor) {
-    const io::TensorView view{.name = name,
-                              .dtype = io::DType::kF32,
-                              .shape = tensor.sizes().vec(),
-                              .bytes = {static_cast<const std::byte*>(tensor.const_data_ptr()),
-                                        static_cast<size_t>(tensor.nbytes())}};
+    const io::TensorView view = tensor_view(name, tensor);
     io::write_safetensors(folder / "adapter_model.safetensors", {&view, 1});
     return message_of<FormatError>([&] { read_peft_adapter(folder.path()); });
   };
   const std::string good = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight";
-  EXPECT_NE(rewrite(good, at::randn({4, 8})).find("no lora_B"), std::string::npos);
-  EXPECT_NE(rewrite("embed_tokens.weight", at::randn({4, 8})).find("no LoRA matrix"),
-            std::string::npos);
-  EXPECT_NE(rewrite(good, at::full({4, 8}, NAN)).find("not finite"), std::string::npos);
-  EXPECT_NE(rewrite(good, at::randn({4})).find("two dimensions"), std::string::npos);
+  EXPECT_SAYS(rewrite(good, at::randn({4, 8})), "no lora_B");
+  EXPECT_SAYS(rewrite("embed_tokens.weight", at::randn({4, 8})), "no LoRA matrix");
+  EXPECT_SAYS(rewrite(good, at::full({4, 8}, NAN)), "not finite");
+  EXPECT_SAYS(rewrite(good, at::randn({4})), "two dimensions");
 }
 
 TEST(PeftFiles, MissingFilesAreNamed) {
   const TemporaryFolder folder;
-  EXPECT_NE(
-      message_of<IoError>([&] { read_peft_adapter(folder.path()); }).find("adapter_config.json"),
-      std::string::npos);
+  EXPECT_ERROR(IoError, read_peft_adapter(folder.path()), "adapter_config.json");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "tests/support/errors.h"
 
 namespace qlora::lora {
 namespace {
@@ -24,15 +25,6 @@ LoraOptions with_targets(std::vector<std::string> targets) {
   LoraOptions options;
   options.target_modules = std::move(targets);
   return options;
-}
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 TEST(Targets, AllLinearTakesEveryModule) {
@@ -61,16 +53,15 @@ TEST(Targets, ARegexHasToMatchTheWholeName) {
 }
 
 TEST(Targets, AnUnknownNameIsRefusedWithTheNearest) {
-  const auto text = message_of([] { select_targets(llama_modules(1), with_targets({"q_porj"})); });
-  EXPECT_NE(text.find("did you mean 'q_proj'"), std::string::npos) << text;
-  EXPECT_NE(text.find("down_proj"), std::string::npos) << text;
+  const auto text = testing::message_of<ConfigError>(
+      [] { select_targets(llama_modules(1), with_targets({"q_porj"})); });
+  EXPECT_SAYS(text, "did you mean 'q_proj'");
+  EXPECT_SAYS(text, "down_proj");
 }
 
 TEST(Targets, ABrokenRegexAndAnEmptyListAreRefused) {
-  EXPECT_NE(message_of([] {
-              select_targets(llama_modules(1), with_targets({"(q_proj"}));
-            }).find("no regular expression"),
-            std::string::npos);
+  EXPECT_ERROR(ConfigError, select_targets(llama_modules(1), with_targets({"(q_proj"})),
+               "no regular expression");
   EXPECT_THROW(select_targets(llama_modules(1), with_targets({})), ConfigError);
 }
 

@@ -7,30 +7,11 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "io/safetensors.h"
+#include "lora/tensor_view.h"
 #include "quant/nf4.h"
 #include "tests/io/test_files.h"
 
 namespace qlora::testing {
-
-inline io::DType io_dtype(torch::ScalarType type) {
-  switch (type) {
-    case torch::kUInt8:
-      return io::DType::kU8;
-    case torch::kInt8:
-      return io::DType::kI8;
-    case torch::kInt32:
-      return io::DType::kI32;
-    case torch::kInt64:
-      return io::DType::kI64;
-    case torch::kFloat16:
-      return io::DType::kF16;
-    case torch::kFloat8_e4m3fn:
-      return io::DType::kF8E4M3;
-    default:
-      return io::DType::kF32;
-  }
-}
 
 /// Writes a Hugging Face folder of these tensors.
 inline void write_model(const std::filesystem::path& folder, const nlohmann::json& config,
@@ -41,11 +22,7 @@ inline void write_model(const std::filesystem::path& folder, const nlohmann::jso
   std::vector<io::TensorView> views;
   for (const auto& [name, tensor] : tensors) {
     kept.push_back(tensor.contiguous());
-    views.push_back({name,
-                     io_dtype(tensor.scalar_type()),
-                     tensor.sizes().vec(),
-                     {static_cast<const std::byte*>(kept.back().const_data_ptr()),
-                      static_cast<size_t>(tensor.nbytes())}});
+    views.push_back(lora::tensor_view(name, kept.back()));
   }
   io::write_safetensors(folder / file, views, {{"format", "pt"}});
 }

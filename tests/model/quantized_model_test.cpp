@@ -10,31 +10,22 @@
 #include "model/decoder.h"
 #include "model/weight_source.h"
 #include "quant/input_quantizer.h"
-#include "quant/layouts.h"
+#include "tests/model/packed_forms.h"
 #include "tests/model/quantized_folder.h"
 #include "tests/model/reference_tensors.h"
+#include "tests/support/errors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::model {
 namespace {
 
+using namespace qlora::testing;  // the helpers of the tests
 using nlohmann::json;
-using quant::AffineTensor;
-using quant::CompressedFormat;
-using quant::Fp8Scaling;
 using quant::GptqFormat;
-using quant::ScaleType;
 using quant::TensorMap;
-using testing::joined;
-using testing::relative_error;
 using torch::Tensor;
 
 const std::vector<std::vector<int32_t>> kSequences = {{1, 7, 3, 9, 12, 63, 4, 4}, {5, 2, 8}};
-
-/// One linear in a packed form and the numbers it stands for.
-struct Packed {
-  TensorMap parts;
-  Tensor weight;  // [N, K] f32
-};
 
 struct Form {
   const char* name;
@@ -42,98 +33,6 @@ struct Form {
   Packed (*pack)(const Tensor& weight);
   bool rounds_inputs = false;
 };
-
-AffineTensor affine(const Tensor& weight, int64_t bits, quant::GridRule rule, int64_t group_size,
-                    int64_t least_zero = 0) {
-  return quant::quantize_affine(weight, {.bits = bits,
-                                         .group_size = group_size,
-                                         .rule = rule,
-                                         .scale_type = ScaleType::kF16,
-                                         .least_zero = least_zero});
-}
-
-constexpr auto kAsymmetric = quant::GridRule::kAsymmetric;
-constexpr auto kSymmetric = quant::GridRule::kSymmetric;
-
-template <int kBits, GptqFormat kFormat, bool kActOrder>
-Packed gptq(const Tensor& weight) {
-  AffineTensor t = affine(weight, kBits, kAsymmetric, 32, kFormat == GptqFormat::kV1 ? 1 : 0);
-  if (kActOrder) {  // the same codes, read with groups that are no runs
-    t.group_of = torch::randperm(weight.size(1)).floor_divide(32).to(torch::kInt32);
-  }
-  return {quant::to_gptq(t, kFormat), quant::dequantize_affine(t)};
-}
-
-Packed awq(const Tensor& weight) {
-  const auto t = affine(weight, 4, kAsymmetric, 32);
-  return {quant::to_awq_gemm(t), quant::dequantize_affine(t)};
-}
-
-template <int kBits, quant::GridRule kRule>
-Packed pack_quantized(const Tensor& weight) {
-  const auto t = affine(weight, kBits, kRule, 32);
-  return {quant::to_compressed_tensors(t, CompressedFormat::kPackQuantized),
-          quant::dequantize_affine(t)};
-}
-
-Packed int_quantized(const Tensor& weight) {
-  const auto t = affine(weight, 8, kSymmetric, -1);
-  return {quant::to_compressed_tensors(t, CompressedFormat::kIntQuantized),
-          quant::dequantize_affine(t)};
-}
-
-template <bool kStatic>
-Packed float_quantized(const Tensor& weight) {
-  auto t = quant::quantize_fp8(weight, kStatic ? Fp8Scaling::kTensor : Fp8Scaling::kRow,
-                               ScaleType::kF16);
-  if (kStatic) t.input_scale = torch::full({1}, 0.03125f);
-  return {quant::to_float_quantized(t), quant::dequantize_fp8(t)};
-}
-
-template <quant::FourBitType kType, bool kDouble>
-Packed bnb_four_bit(const Tensor& weight) {
-  const auto t =
-      quant::quantize_nf4(weight, {.quant_type = kType, .block_size = 64, .double_quant = kDouble});
-  return {t.to_tensors("weight"), quant::dequantize_nf4(t, torch::kFloat32)};
-}
-
-Packed llm_int8(const Tensor& weight) {
-  const auto absmax = weight.abs().amax(1);
-  const auto codes = (weight * (127.0 / absmax.view({-1, 1}))).round().to(torch::kInt8);
-  const auto scales = absmax.view({-1, 1}).div(127.0);
-  return {{{"weight", codes}, {"SCB", absmax}}, codes.to(torch::kFloat32) * scales};
-}
-
-json gptq_config(int bits, const char* format = "gptq", bool desc_act = false) {
-  return {{"quant_method", "gptq"}, {"bits", bits}, {"group_size", 32},
-          {"desc_act", desc_act},   {"sym", false}, {"checkpoint_format", format}};
-}
-
-json compressed_config(const char* format, int bits, const char* type, const char* strategy,
-                       const json& inputs = nullptr) {
-  return {{"quant_method", "compressed-tensors"},
-          {"format", format},
-          {"quantization_status", "compressed"},
-          {"ignore", {"lm_head"}},
-          {"config_groups",
-           {{"group_0",
-             {{"targets", {"Linear"}},
-              {"weights",
-               {{"num_bits", bits}, {"type", type}, {"strategy", strategy}, {"group_size", 32}}},
-              {"input_activations", inputs}}}}}};
-}
-
-json inputs(const char* type, const char* strategy, bool dynamic) {
-  return {{"num_bits", 8},
-          {"type", type},
-          {"strategy", strategy},
-          {"dynamic", dynamic},
-          {"symmetric", true}};
-}
-
-json bnb_config(const char* type) {
-  return {{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}, {"bnb_4bit_quant_type", type}};
-}
 
 std::vector<Form> forms() {
   using quant::FourBitType;
@@ -190,23 +89,23 @@ class QuantizedModel : public ::testing::TestWithParam<Form> {
  protected:
   void SetUp() override {
     torch::manual_seed(11);
-    packed_ = plain_ = testing::tiny_rest();
-    for (const auto& linear : testing::tiny_linears()) {
+    packed_ = plain_ = tiny_rest();
+    for (const auto& linear : tiny_linears()) {
       const Tensor weight = torch::randn({linear.rows, linear.cols}) * 0.1;
       const Packed form = GetParam().pack(weight);
       for (const auto& [part, tensor] : form.parts) packed_[linear.module + "." + part] = tensor;
       plain_[linear.module + ".weight"] = form.weight;
     }
-    json config = testing::tiny_config();
-    testing::write_model(plain_folder(), config, plain_);
+    json config = tiny_config();
+    write_model(plain_folder(), config, plain_);
     config["quantization_config"] = GetParam().config;
-    testing::write_model(packed_folder(), config, packed_);
+    write_model(packed_folder(), config, packed_);
   }
 
   std::filesystem::path plain_folder() const { return folder_ / "plain"; }
   std::filesystem::path packed_folder() const { return folder_ / "packed"; }
 
-  io::TestFolder folder_;
+  TemporaryFolder folder_;
   TensorMap packed_, plain_;
 };
 
@@ -230,7 +129,7 @@ TEST_P(QuantizedModel, LogitsAreThoseOfTheDecodedWeights) {
 TEST_P(QuantizedModel, EveryLinearIsDecodedAndHeldPacked) {
   const WeightSource source(packed_folder());
   ASSERT_TRUE(source.is_quantized());
-  for (const auto& linear : testing::tiny_linears()) {
+  for (const auto& linear : tiny_linears()) {
     EXPECT_TRUE(source.is_packed(linear.module));
     const Tensor& expected = plain_.at(linear.module + ".weight");
     EXPECT_TRUE(torch::allclose(source.tensor_f32(linear.module + ".weight"), expected, 1e-6, 0));
@@ -306,20 +205,20 @@ INSTANTIATE_TEST_SUITE_P(Forms, QuantizedModel, ::testing::ValuesIn(forms()),
 struct Folder {
   Folder() {
     torch::manual_seed(12);
-    tensors = testing::tiny_rest();
-    for (const auto& linear : testing::tiny_linears()) {
+    tensors = tiny_rest();
+    for (const auto& linear : tiny_linears()) {
       const auto form = gptq<4, GptqFormat::kV1, false>(torch::randn({linear.rows, linear.cols}));
       for (const auto& [part, tensor] : form.parts) tensors[linear.module + "." + part] = tensor;
     }
     config["quantization_config"] = gptq_config(4);
   }
   std::filesystem::path write() const {
-    testing::write_model(folder.path(), config, tensors);
+    write_model(folder.path(), config, tensors);
     return folder.path();
   }
 
-  io::TestFolder folder;
-  json config = testing::tiny_config();
+  TemporaryFolder folder;
+  json config = tiny_config();
   TensorMap tensors;
 };
 
@@ -329,14 +228,9 @@ TEST(QuantizedModel, NumbersThatCannotBeAreRefusedByModule) {
     Folder f;
     f.tensors[module + "." + part] = tensor;
     NullLog log;
-    try {
-      load(f.write(), log);
-      ADD_FAILURE() << "not refused";
-    } catch (const FormatError& error) {
-      const std::string text = error.what();
-      EXPECT_NE(text.find(module), std::string::npos) << text;
-      EXPECT_NE(text.find(says), std::string::npos) << text;
-    }
+    const auto text = message_of<FormatError>([&] { load(f.write(), log); });
+    EXPECT_SAYS(text, module);
+    EXPECT_SAYS(text, says);
   };
   refused("g_idx", torch::full({96}, 3, torch::kInt32), "groups 3 to 3");
   refused("scales", torch::full({3, 64}, INFINITY, torch::kFloat16), "NaN or infinity");
@@ -345,20 +239,14 @@ TEST(QuantizedModel, NumbersThatCannotBeAreRefusedByModule) {
 TEST(QuantizedModel, AFourBitStateOfAnotherShapeIsRefused) {
   Folder f;
   f.config["quantization_config"] = bnb_config("nf4");
-  for (const auto& linear : testing::tiny_linears()) {
+  for (const auto& linear : tiny_linears()) {
     // As many elements as the config asks for, in another shape.
     const auto form =
         bnb_four_bit<quant::FourBitType::kNf4, true>(torch::randn({linear.cols, linear.rows}));
     for (const auto& [part, tensor] : form.parts) f.tensors[linear.module + "." + part] = tensor;
   }
   NullLog log;
-  try {
-    load(f.write(), log);
-    ADD_FAILURE() << "not refused";
-  } catch (const FormatError& error) {
-    EXPECT_NE(std::string(error.what()).find("the 4-bit state says [64, 32]"), std::string::npos)
-        << error.what();
-  }
+  EXPECT_ERROR(FormatError, load(f.write(), log), "the 4-bit state says [64, 32]");
 }
 
 TEST(QuantizedModel, OldFoldersOfAutoGptqAreRead) {
@@ -367,8 +255,8 @@ TEST(QuantizedModel, OldFoldersOfAutoGptqAreRead) {
   const TokenBatch batch = joined(kSequences);
   const Tensor logits = load(f.write(), log).logits(batch);
   f.config.erase("quantization_config");
-  const io::TestFolder old;
-  testing::write_model(old.path(), f.config, f.tensors, "gptq_model-4bit-32g.safetensors");
+  const TemporaryFolder old;
+  write_model(old.path(), f.config, f.tensors, "gptq_model-4bit-32g.safetensors");
   old.put("quantize_config.json",
           R"({"bits": 4, "group_size": 32, "damp_percent": 0.01, "desc_act": false, "sym": true,
               "true_sequential": true, "model_file_base_name": "gptq_model-4bit-32g"})");
@@ -399,7 +287,7 @@ TEST(QuantizedModel, ScalesForACacheAreToldAndNotUsed) {
   Folder f;
   f.config["quantization_config"] = compressed_config("pack-quantized", 4, "int", "group");
   f.config["quantization_config"]["kv_cache_scheme"] = {{"num_bits", 8}, {"type", "float"}};
-  for (const auto& linear : testing::tiny_linears()) {
+  for (const auto& linear : tiny_linears()) {
     const auto form = pack_quantized<4, kSymmetric>(torch::randn({linear.rows, linear.cols}));
     for (const auto& [part, tensor] : form.parts) f.tensors[linear.module + "." + part] = tensor;
   }
@@ -418,12 +306,12 @@ TEST_P(BitsandbytesModel, LogitsEqualTransformers) {
   const io::SafetensorsReader reference(folder / "reference.safetensors");
   NullLog log;
   const Decoder decoder = load(folder, log);
-  const auto expected = testing::load_tensor(reference, "logits");
-  const auto logits = decoder.logits(joined({testing::load_tokens(reference, "tokens")}));
+  const auto expected = load_tensor(reference, "logits");
+  const auto logits = decoder.logits(joined({load_tokens(reference, "tokens")}));
   // Its kernels on the CPU multiply in BF16 and int8; ours in FP32 on the same codes.
   EXPECT_LT(relative_error(logits, expected), 0.04);
   // The decoded weights in a plain model: where inputs are not rounded, the numbers are the same.
-  const auto decoded = testing::load_tensor(reference, "logits_decoded");
+  const auto decoded = load_tensor(reference, "logits_decoded");
   const bool rounds_inputs = std::string(GetParam()) == "int8";
   EXPECT_LT(relative_error(logits, decoded), rounds_inputs ? 0.04 : 1e-4);
 }

@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "quant/affine_composed.h"
 #include "quant/affine_math.h"
-#include "tests/quant/errors.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {

@@ -10,7 +10,7 @@
 #include "quant/affine.h"
 #include "quant/awq_composed.h"
 #include "tests/quant/cpu_case.h"
-#include "tests/quant/errors.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {

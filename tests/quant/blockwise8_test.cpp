@@ -5,18 +5,14 @@
 #include <limits>
 
 #include "core/error.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {
 
 template <class E, class Call>
 void expect_says(const Call& call, const std::string& part) {
-  try {
-    call();
-    ADD_FAILURE() << "no error";
-  } catch (const E& error) {
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-  }
+  EXPECT_SAYS(testing::message_of<E>(call), part);
 }
 
 TEST(Blockwise8, RestoresWithinAStepOfTheMap) {

@@ -8,6 +8,7 @@
 #include "quant/fp8_backend.h"
 #include "quant/nf4_backend.h"
 #include "quant/packed_affine_backend.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {
@@ -18,13 +19,9 @@ bool has_driver() {
 
 template <class Call>
 void expect_reason(const Call& call) {
-  try {
-    call();
-    ADD_FAILURE() << "no error";
-  } catch (const DeviceError& error) {
-    EXPECT_NE(std::string(error.what()).find("NVIDIA driver"), std::string::npos) << error.what();
-    EXPECT_NE(std::string(error.what()).find("device cpu"), std::string::npos) << error.what();
-  }
+  const std::string text = testing::message_of<DeviceError>(call);
+  EXPECT_SAYS(text, "NVIDIA driver");
+  EXPECT_SAYS(text, "device cpu");
 }
 
 TEST(CudaForward, EveryCallWithoutADriverSaysWhy) {

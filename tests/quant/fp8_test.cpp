@@ -6,8 +6,8 @@
 #include "quant/fp8_backend.h"
 #include "quant/fp8_math.h"
 #include "quant/layouts.h"
-#include "tests/quant/errors.h"
 #include "tests/quant/export_fixture.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {

@@ -10,7 +10,7 @@
 #include "quant/affine_composed.h"
 #include "quant/gptq_backend.h"
 #include "quant/gptq_composed.h"
-#include "tests/quant/errors.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
-#include "tests/quant/errors.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {

@@ -7,9 +7,12 @@
 #include "core/error.h"
 #include "core/fields.h"
 #include "quant/nf4_math.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {
+
+using testing::message_of;
 
 torch::Tensor normal(std::vector<int64_t> shape, uint64_t seed = 1) {
   return torch::randn(shape, at::make_generator<at::CPUGeneratorImpl>(seed)) * 0.02;
@@ -34,19 +37,6 @@ torch::Tensor composed(const Nf4Tensor& t) {
                        scales.repeat_interleave(t.block_size).narrow(0, 0, t.numel());
   return weights.view({t.rows(), t.cols()});
 }
-
-template <class E, class Call>
-std::string message_of(const Call& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no error of the expected kind";
-  return {};
-}
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 TEST(Nf4, DequantizesToWhatTorchComposes) {
   for (const auto& shape :

@@ -6,9 +6,6 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "quant/affine_math.h"
-#include "quant/fp8_math.h"
-#include "quant/input_quantizer.h"
-#include "tests/quant/errors.h"
 #include "tests/quant/export_fixture.h"
 #include "tests/support/simd_targets.h"
 
@@ -26,10 +23,7 @@ AffineTensor random_affine(Size size, int64_t bits, ScaleType type, bool reorder
   AffineTensor t;
   t.options = {.bits = bits, .group_size = size.cols / size.groups, .scale_type = type};
   t.codes = torch::randint(0, top + 1, {size.rows, size.cols}, torch::kUInt8);
-  const auto dtype = type == ScaleType::kF16    ? torch::kFloat16
-                     : type == ScaleType::kBF16 ? torch::kBFloat16
-                                                : torch::kFloat32;
-  t.scales = (torch::rand({size.rows, size.groups}) - 0.5).to(dtype).to(torch::kFloat32);
+  t.scales = (torch::rand({size.rows, size.groups}) - 0.5).to(torch_type(type)).to(torch::kFloat32);
   t.zeros = torch::randint(0, top + 1, {size.rows, size.groups}, torch::kUInt8);
   if (reordered) t.group_of = torch::randint(0, size.groups, {size.cols}, torch::kInt32);
   return t;
@@ -124,6 +118,12 @@ TEST(PackedAffine, PartsThatDoNotFitAreRefused) {
   t.zeros = torch::zeros({4, 3}, torch::kUInt8);
   EXPECT_THROW(pack_affine(t), ShapeError);
   t = good;
+  t.scales = t.scales.to(torch::kFloat16);
+  EXPECT_THROW(pack_affine(t), ValueError);
+  t = good;
+  t.codes = t.codes.to(torch::kMeta);
+  EXPECT_THROW(pack_affine(t), DeviceError);
+  t = good;
   t.group_of = torch::zeros({31}, torch::kInt32);
   EXPECT_THROW(pack_affine(t), ShapeError);
   t.group_of = torch::full({32}, 2, torch::kInt32);
@@ -135,51 +135,6 @@ TEST(PackedAffine, PartsThatDoNotFitAreRefused) {
   EXPECT_THROW(dequantize_packed_into(packed, torch::empty({4, 31})), ShapeError);
   EXPECT_THROW(dequantize_packed(packed, torch::kFloat64), ValueError);
   EXPECT_THROW(dequantize_packed_into(packed, torch::empty({4, 32}, torch::kMeta)), DeviceError);
-}
-
-TEST(InputQuantizer, TokensLandOnTheirGrids) {
-  torch::manual_seed(4);
-  auto x = torch::randn({6, 40});
-  x[2].zero_();
-  x[3] *= 1e4;
-  const auto int8 = round_inputs(x, {InputRounding::kInt8PerToken});
-  const auto fp8 = round_inputs(x, {InputRounding::kFp8PerToken});
-  const auto fixed = round_inputs(x, {InputRounding::kFp8Static, 0.004f});
-  for (int64_t t = 0; t < 6; ++t) {
-    const float most = x[t].abs().max().item<float>();
-    for (int64_t k = 0; k < 40; ++k) {
-      const float value = x[t][k].item<float>();
-      const float steps = most > 0 ? int8[t][k].item<float>() / (most / 127.5f) : 0.0f;
-      EXPECT_NEAR(steps, std::rint(steps), 1e-3);
-      EXPECT_LE(std::abs(int8[t][k].item<float>() - value), 1.001f * most / 127.5f);
-      const float scale = most / 448.0f;
-      const float expected = most > 0 ? fp8_to_float(float_to_fp8(value / scale)) * scale : 0.0f;
-      EXPECT_EQ(fp8[t][k].item<float>(), expected);
-      EXPECT_EQ(fixed[t][k].item<float>(), fp8_to_float(float_to_fp8(value / 0.004f)) * 0.004f);
-    }
-  }
-  x[1][7] = 8.0f;
-  const auto kept = round_inputs(x.narrow(0, 0, 2),
-                                 {.rounding = InputRounding::kInt8WithOutliers, .threshold = 6.0f});
-  for (int64_t t = 0; t < 2; ++t) {
-    auto rest = x[t].clone();
-    if (t == 1) rest[7] = 0;
-    const float most = rest.abs().max().item<float>();
-    for (int64_t k = 0; k < 40; ++k) {
-      const float steps = kept[t][k].item<float>() / (most / 127.0f);
-      if (k == 7) {
-        EXPECT_EQ(kept[t][k].item<float>(), x[t][k].item<float>());
-      } else {
-        EXPECT_NEAR(steps, std::rint(x[t][k].item<float>() * (127.0f / most)), 1e-3);
-      }
-    }
-  }
-  EXPECT_NE(round_inputs(x.narrow(0, 0, 2), {.rounding = InputRounding::kInt8WithOutliers})[1][6]
-                .item<float>(),
-            kept[1][6].item<float>());
-  EXPECT_EQ(round_inputs(x.to(torch::kBFloat16), {InputRounding::kFp8PerToken}).scalar_type(),
-            torch::kBFloat16);
-  EXPECT_THROW(round_inputs(torch::ones({3}), {}), ShapeError);
 }
 
 }  // namespace

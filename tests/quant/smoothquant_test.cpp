@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "quant/affine.h"
 #include "quant/input_quantizer.h"
-#include "tests/quant/errors.h"
+#include "tests/support/errors.h"
 
 namespace qlora::quant {
 namespace {

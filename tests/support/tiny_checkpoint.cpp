@@ -1,11 +1,8 @@
 #include "tests/support/tiny_checkpoint.h"
 
-#include <stdlib.h>
-
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <stdexcept>
 
 #include "core/rng.h"
@@ -13,6 +10,7 @@
 #include "io/hf_config.h"
 #include "io/llama_layout.h"
 #include "io/safetensors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::testing {
 namespace {
@@ -152,17 +150,6 @@ std::string tiny_instruction_rows(int64_t count, int64_t first) {
   return rows;
 }
 
-TemporaryFolder::TemporaryFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "qlora-test-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
-  path_ = name;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 void plant_nan(const std::filesystem::path& safetensors, const std::string& tensor) {
   const std::string bytes = read_text(safetensors);
   uint64_t header_bytes = 0;
@@ -173,20 +160,6 @@ void plant_nan(const std::filesystem::path& safetensors, const std::string& tens
   file.seekp(static_cast<std::streamoff>(8 + header_bytes + begin));
   file.write("\xc0\x7f", 2);
   if (!file.flush()) throw std::runtime_error("cannot write " + safetensors.string());
-}
-
-void write_text(const std::filesystem::path& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  if (!file.flush()) throw std::runtime_error("cannot write " + path.string());
-}
-
-std::string read_text(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path.string());
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
 }
 
 }  // namespace qlora::testing

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
-#include <vector>
 
 namespace qlora::testing {
 
@@ -33,24 +32,7 @@ void write_tiny_checkpoint(const std::filesystem::path& folder,
 /// Rows {"instruction": …, "response": …} that a small model learns quickly, as JSON lines.
 std::string tiny_instruction_rows(int64_t count, int64_t first = 0);
 
-/// A folder under the system's temporary one that goes away with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
-
 /// Makes the first number of a BF16 tensor NaN.
 void plant_nan(const std::filesystem::path& safetensors, const std::string& tensor);
-
-void write_text(const std::filesystem::path& path, const std::string& text);
-std::string read_text(const std::filesystem::path& path);
 
 }  // namespace qlora::testing

@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "io/atomic_file.h"
-#include "tests/support/tiny_checkpoint.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::trainer {
 namespace {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "tests/support/tiny_checkpoint.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::trainer {
 namespace {

@@ -13,6 +13,7 @@
 #include "core/run_log.h"
 #include "data/example_builder.h"
 #include "model/decoder.h"
+#include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 #include "trainer/train.h"
 

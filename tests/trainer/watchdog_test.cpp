@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "tests/support/errors.h"
 
 namespace qlora::trainer {
 namespace {
@@ -19,12 +20,7 @@ StepStats bad() {
 }
 
 std::string error_of(Watchdog& watchdog, const StepStats& stats, bool can_roll_back = false) {
-  try {
-    watchdog.check(stats, can_roll_back);
-  } catch (const ValueError& error) {
-    return error.what();
-  }
-  return "";
+  return testing::refusal_of<ValueError>([&] { watchdog.check(stats, can_roll_back); });
 }
 
 TEST(Watchdog, CountsSkippedStepsAndStopsAfterTooManyInARow) {

@@ -6,14 +6,17 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 
 #include "core/cuda/device.h"
 #include "core/error.h"
 #include "quant/cuda_table.h"
+#include "tests/support/errors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::cuda {
 namespace {
+
+using testing::message_of;
 
 const std::filesystem::path kModuleFile =
     std::filesystem::path(QLORA_BINARY_DIR) / "bin/libqlora_cuda.so";
@@ -21,19 +24,6 @@ const std::filesystem::path kModuleFile =
 bool has_driver() {
   return dlopen("libcuda.so.1", RTLD_LAZY) != nullptr;
 }
-
-template <class E, class Call>
-std::string message_of(const Call& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no error of the expected kind";
-  return {};
-}
-
-#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 class ClosedModule : public ::testing::Test {
  protected:
@@ -57,10 +47,9 @@ TEST_F(ClosedModule, WithoutADriverTheReasonIsGiven) {
 TEST_F(ClosedModule, AFileThatIsMissingOrNoLibraryIsRefused) {
   EXPECT_SAYS(message_of<DeviceError>([] { open_module_file("/nowhere/libqlora_cuda.so"); }),
               "/nowhere/libqlora_cuda.so cannot be loaded");
-  const auto file = std::filesystem::path(::testing::TempDir()) / "no_library.so";
-  std::ofstream(file) << "text";
+  const testing::TemporaryFolder folder;
+  const auto file = folder.put("no_library.so", "text");
   EXPECT_SAYS(message_of<DeviceError>([&] { open_module_file(file); }), "cannot be loaded");
-  std::filesystem::remove(file);
   EXPECT_FALSE(module_is_open());
 }
 

@@ -1,0 +1,38 @@
+#include "cli/token_input.h"
+
+#include "core/error.h"
+#include "io/checkpoint.h"
+
+namespace qlora::cli {
+
+data::ExampleSet read_token_argument(const char* flag, const std::string& argument,
+                                     int64_t vocab_size) {
+  const size_t colon = argument.rfind(':');
+  QLORA_CHECK(colon != std::string::npos && colon > 0 && colon + 1 < argument.size(), ConfigError,
+              "[usage] {} {} names no tensor; write FILE:TENSOR", flag, argument);
+  return data::read_token_tensor(argument.substr(0, colon), argument.substr(colon + 1), vocab_size);
+}
+
+eval::Protocol joined_protocol(const std::vector<std::string>& texts, int64_t seq_len,
+                               int64_t stride, const data::Tokenizer& tokenizer) {
+  std::string joined;
+  for (const std::string& text : texts) joined += (joined.empty() ? "" : "\n\n") + text;
+  return eval::window_protocol(tokenizer.encode(joined), seq_len, stride);
+}
+
+data::TrainingData load_run_data(const configs::RunConfig& config, RunLog& log) {
+  const data::TokenFileOptions& tokens = config.data.tokens;
+  if (tokens.file.empty()) {
+    const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
+    return data::load_training_data(config.data, *tokenizer, config.training.seed, log);
+  }
+  const int64_t vocabulary = io::Checkpoint(config.model_name_or_path).config().vocab_size;
+  data::TrainingData data;
+  data.train = data::read_token_tensor(tokens.file, tokens.train, vocabulary);
+  if (!tokens.eval.empty()) {
+    data.eval = data::read_token_tensor(tokens.file, tokens.eval, vocabulary);
+  }
+  return data;
+}
+
+}  // namespace qlora::cli

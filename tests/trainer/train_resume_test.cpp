@@ -1,0 +1,174 @@
+// Runs that end early, by a signal or a full disk, and go on from a checkpoint.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <optional>
+#include <string>
+
+#include "core/error.h"
+#include "core/signals.h"
+#include "io/atomic_file.h"
+#include "tests/support/errors.h"
+#include "tests/trainer/tiny_run.h"
+#include "trainer/run_directory.h"
+
+namespace qlora::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::EventLog;
+using testing::read_text;
+using testing::TinyRun;
+
+/// Everything at once that a resumed run has to restore: two epochs, accumulation, dropout, noise,
+/// recomputation, a falling rate.
+void use_everything(TinyRun& run) {
+  run.facts.lora.lora_dropout = 0.1;
+  run.options.neftune_noise_alpha = 5;
+  run.options.gradient_checkpointing = true;
+  run.options.schedule = {.kind = ScheduleKind::kCosine, .warmup_steps = 2};
+  run.options.optimizer.weight_decay = 0.01;
+  run.options.loss_scaling = {.kind = LossScalingKind::kDynamic, .growth_interval_steps = 4};
+}
+
+class TrainResume : public ::testing::TestWithParam<OptimizerKind> {};
+
+TEST_P(TrainResume, GoesOnBitForBit) {
+  TinyRun run;
+  use_everything(run);
+  run.options.optimizer.kind = GetParam();
+  run.options.save = {.strategy = Strategy::kSteps, .steps = 5};
+  EventLog whole;
+  run.run(whole);
+  ASSERT_EQ(whole.losses().size(), 10u);
+
+  const fs::path first_run = run.run_dir();
+  run.use_run_dir("resumed");
+  run.options.resume = (first_run / "checkpoint-5").string();
+  EventLog rest;
+  const TrainResult result = run.run(rest);
+  EXPECT_TRUE(rest.warnings.empty()) << rest.warnings.front();
+  const auto losses = rest.losses();
+  ASSERT_EQ(losses.size(), 5u);
+  for (const auto& [step, loss] : losses) EXPECT_EQ(loss, whole.losses().at(step)) << step;
+  EXPECT_EQ(result.steps, 10);
+  EXPECT_EQ(read_text(first_run / "adapter_model.safetensors"),
+            read_text(run.run_dir() / "adapter_model.safetensors"));
+  EXPECT_EQ(read_text(first_run / "checkpoint-10" / "optimizer.safetensors"),
+            read_text(run.run_dir() / "checkpoint-10" / "optimizer.safetensors"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, TrainResume,
+                         ::testing::Values(OptimizerKind::kPagedAdamW8bit,
+                                           OptimizerKind::kAdamW32bit));
+
+TEST(Train, ASignalEndsTheStepAndSavesAndTheRunGoesOn) {
+  TinyRun run;
+  use_everything(run);
+  EventLog whole;
+  run.run(whole);
+
+  run.use_run_dir("stopped");
+  EventLog log;
+  log.on_event = [](const std::string& kind, const nlohmann::json& record) {
+    if (kind == "step" && record.at("step") == 3) std::raise(SIGTERM);
+  };
+  {
+    const StopSignals signals;
+    const TrainResult result = run.run(log);
+    EXPECT_TRUE(result.interrupted);
+    EXPECT_EQ(result.steps, 3);
+    EXPECT_EQ(stop_exit_code(), 143);
+  }
+  EXPECT_EQ(log.of("interrupted").size(), 1u);
+  EXPECT_FALSE(io::manifest_problem(run.run_dir() / "checkpoint-3"));
+  EXPECT_FALSE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+
+  log.on_event = nullptr;
+  run.options.resume = "auto";
+  EventLog rest;
+  {
+    const StopSignals signals;  // forgets the signal, as a new process would
+    EXPECT_FALSE(run.run(rest).interrupted);
+  }
+  ASSERT_EQ(rest.losses().size(), 7u);
+  for (const auto& [step, loss] : rest.losses()) EXPECT_EQ(loss, whole.losses().at(step)) << step;
+
+  // A finished run that is resumed writes its final files again and trains no step.
+  fs::remove(run.run_dir() / "adapter_model.safetensors");
+  run.options.max_steps = 3;
+  EventLog again;
+  EXPECT_EQ(run.run(again).steps, 3);
+  EXPECT_TRUE(again.of("step").empty());
+  EXPECT_TRUE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+}
+
+/// While it lives, no file may grow beyond `bytes`: what a full disk does to a large file.
+class FileLimit {
+ public:
+  explicit FileLimit(rlim_t bytes) {
+    std::signal(SIGXFSZ, SIG_IGN);  // write() then fails with EFBIG
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit now = {bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &now);
+  }
+  ~FileLimit() { setrlimit(RLIMIT_FSIZE, &before_); }
+
+ private:
+  rlimit before_ = {};
+};
+
+TEST(Train, NoSpaceLeftKeepsTheEarlierCheckpoint) {
+  TinyRun run;
+  run.options.save = {.strategy = Strategy::kSteps, .steps = 3};
+  EventLog whole;
+  run.run(whole);
+  run.use_run_dir("full");
+  EventLog log;
+  std::optional<FileLimit> limit;
+  log.on_event = [&](const std::string& kind, const nlohmann::json& record) {
+    if (kind == "checkpoint" && record.at("step") == 3) limit.emplace(100'000);
+  };
+  EXPECT_ERROR(IoError, run.run(log), run.run_dir().string());
+  limit.reset();
+  EXPECT_FALSE(io::manifest_problem(run.run_dir() / "checkpoint-3"));
+  for (const auto& entry : fs::directory_iterator(run.run_dir())) {  // nothing half-written
+    const std::string name = entry.path().filename().string();
+    EXPECT_TRUE(name == "checkpoint-3" || name == "log.jsonl" || name == "runs") << name;
+  }
+  run.options.resume = "auto";
+  EventLog rest;
+  run.run(rest);
+  ASSERT_EQ(rest.losses().size(), 7u);
+  for (const auto& [step, loss] : rest.losses()) EXPECT_EQ(loss, whole.losses().at(step)) << step;
+}
+
+TEST(Train, ResumeRefusesAnotherRunsCheckpoint) {
+  TinyRun run;
+  run.options.max_steps = 2;
+  run.options.save = {.strategy = Strategy::kSteps, .steps = 2};
+  EventLog log;
+  run.run(log);
+  const fs::path first = run.run_dir() / "checkpoint-2";
+  run.options.resume = first.string();
+  run.use_run_dir("other");
+
+  run.options.seed = 43;
+  EXPECT_ERROR(ConfigError, run.run(log), "seed is 43, the checkpoint was made with 42");
+  run.options.seed = 42;
+  run.facts.lora.r = 8;
+  EXPECT_ERROR(ConfigError, run.run(log), "lora.r and the model must be those");
+  run.facts.lora.r = 64;
+  run.facts.lora.target_modules = {"q_proj"};
+  const auto everything = run.facts.lora.target_modules;
+  run.facts.lora.target_modules = {"all-linear"};
+  run.train_set.examples[0].tokens[3] += 1;
+  EXPECT_ERROR(ConfigError, run.run(log), "the training set is not that of");
+  run.train_set.examples[0].tokens[3] -= 1;
+  testing::write_text(first / "trainer_state.json", "{}");
+  EXPECT_ERROR(FormatError, run.run(log), "trainer_state.json");
+}
+
+}  // namespace
+}  // namespace qlora::trainer
