@@ -1,6 +1,5 @@
 #include "lora/lora_linear.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -20,8 +19,8 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// base + scale·delta + bias, summed in FP32, rounded once.  [T, N]
-Tensor lora_sum(const Tensor& base, const Tensor& delta, double scale, const Tensor& bias,
+/// base + delta + bias, summed in FP32, rounded once.  [T, N]
+Tensor lora_sum(const Tensor& base, const Tensor& delta, const Tensor& bias,
                 torch::ScalarType out_dtype) {
   if (!delta.defined() && !bias.defined()) return base.to(out_dtype);
   Tensor y = at::empty(base.sizes(), base.options().dtype(out_dtype));
@@ -31,16 +30,15 @@ Tensor lora_sum(const Tensor& base, const Tensor& delta, double scale, const Ten
                  .y = y.mutable_data_ptr(),
                  .tokens = base.size(0),
                  .width = base.size(1),
-                 .scale = static_cast<float>(scale),
                  .in_kind = float_kind(base.scalar_type()),
                  .out_kind = float_kind(out_dtype)});
   return y;
 }
 
-/// addend + x·m, summed in FP32 inside the product and rounded once. Rounding the product first
-/// would put it on the grid of a half type, where a young adapter's small change is always lost.
-Tensor product_plus(const Tensor& addend, const Tensor& x, const Tensor& m) {
-  return at::addmm(addend, x, m);
+/// sum += x·m, summed in FP32 inside the product and rounded once. Rounding the product first would
+/// put it on the grid of a half type, where a young adapter's small change is always lost.
+Tensor add_product(Tensor sum, const Tensor& x, const Tensor& m) {
+  return sum.addmm_(x, m);
 }
 
 /// What a pass knows beside its tensors. The linear outlives every graph through it.
@@ -67,6 +65,10 @@ struct LinearPass : torch::CustomClassHolder {
   Tensor rounded(const Tensor& master, torch::ScalarType compute_dtype) const {
     return master.to(adapter_dtype).to(compute_dtype);
   }
+  /// s times that matrix. The factor is put on the small matrices, never on [T, N] numbers.
+  Tensor scaled(const Tensor& master, torch::ScalarType compute_dtype) const {
+    return (master.to(adapter_dtype).to(torch::kFloat32) * scale).to(compute_dtype);
+  }
 };
 
 /// Base alone: the gradient passes through W to x.
@@ -76,7 +78,7 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
     const Tensor base = at::mm(pass->base_input(x), pass->weight->dense(x.scalar_type()).t());
-    return lora_sum(base, {}, 0, pass->bias, pass->out_dtype);
+    return lora_sum(base, {}, pass->bias, pass->out_dtype);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
@@ -87,39 +89,40 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
   }
 };
 
-/// u = dropout(x)·Aᵀ, y = x·Wᵀ + s·u·Bᵀ + bias. Backward, with v = dy·B:
-///   dx = dy·W + s·dropout'(v·A),  dA = s·vᵀ·dropout(x),  dB = s·dyᵀ·u
+/// With A' = s·A and B' = B as the products see them: u = dropout(x)·A'ᵀ, y = x·Wᵀ + u·B'ᵀ + bias.
+/// Backward, with v = dy·B':
+///   dx = dy·W + dropout'(v·A'),  dA = s·vᵀ·dropout(x),  dB = dyᵀ·u
 struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& a, const Tensor& b,
                         const c10::intrusive_ptr<LinearPass>& pass) {
     const auto dtype = x.scalar_type();
-    const Tensor u = at::mm(pass->dropped(x), pass->rounded(a, dtype).t());  // [T, R]
-    const Tensor delta = at::mm(u, pass->rounded(b, dtype).t());             // [T, N]
-    ctx->save_for_backward({x, u, a, b});
+    const Tensor scaled_a = pass->scaled(a, dtype), rounded_b = pass->rounded(b, dtype);
+    const Tensor u = at::mm(pass->dropped(x), scaled_a.t());  // [T, R]
+    Tensor delta = at::mm(u, rounded_b.t());                  // [T, N]
+    ctx->save_for_backward({x, u, scaled_a, rounded_b});
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     const Tensor w = pass->weight->dense(dtype).t(), base_x = pass->base_input(x);
     if (pass->out_dtype != dtype) {
-      return lora_sum(at::mm(base_x, w), delta, pass->scale, pass->bias, pass->out_dtype);
+      return lora_sum(at::mm(base_x, w), delta, pass->bias, pass->out_dtype);
     }
-    Tensor addend = delta * pass->scale;
-    if (pass->bias.defined()) addend += pass->bias;
-    return product_plus(addend, base_x, w);
+    if (pass->bias.defined()) delta += pass->bias;
+    return add_product(delta, base_x, w);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto pass =
         c10::static_intrusive_pointer_cast<LinearPass>(ctx->saved_data["pass"].toCapsule());
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &u = saved[1], &a = saved[2], &b = saved[3];
+    const Tensor &x = saved[0], &u = saved[1], &scaled_a = saved[2], &rounded_b = saved[3];
     const auto dtype = x.scalar_type();
     const Tensor dy = gradients[0].to(dtype);                                           // [T, N]
-    const Tensor v = at::mm(dy, pass->rounded(b, dtype));                               // [T, R]
+    const Tensor v = at::mm(dy, rounded_b);                                             // [T, R]
     Tensor da = at::mm(v.t(), pass->dropped(x)).to(torch::kFloat32).mul_(pass->scale);  // [R, K]
-    Tensor db = at::mm(dy.t(), u).to(torch::kFloat32).mul_(pass->scale);                // [N, R]
+    Tensor db = at::mm(dy.t(), u).to(torch::kFloat32);                                  // [N, R]
     Tensor dx;
     if (ctx->needs_input_grad(0)) {
-      const Tensor through_adapter = pass->dropped(at::mm(v, pass->rounded(a, dtype)));
-      dx = product_plus(through_adapter * pass->scale, dy, pass->weight->dense(dtype));  // [T, K]
+      const Tensor through_adapter = pass->dropped(at::mm(v, scaled_a));
+      dx = add_product(through_adapter, dy, pass->weight->dense(dtype));  // [T, K]
     }
     return {dx, da, db, Tensor()};
   }

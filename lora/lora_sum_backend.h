@@ -6,14 +6,13 @@
 
 namespace qlora::lora {
 
-/// y[t, n] = base[t, n] + scale·delta[t, n] + bias[n], summed in FP32, rounded once.
+/// y[t, n] = base[t, n] + delta[t, n] + bias[n], summed in FP32, rounded once.
 struct LoraSumArgs {
   const void* base;   // [T, N] of in_kind
   const void* delta;  // [T, N] of in_kind, or null
   const float* bias;  // [N], or null
   void* y;            // [T, N] of out_kind; may be base where the kinds are alike
   int64_t tokens, width;
-  float scale;
   FloatKind in_kind, out_kind;
 };
 

@@ -17,7 +17,6 @@ using namespace qlora::HWY_NAMESPACE;  // NOLINT: the lanes of core/simd_float-i
 template <class In, class Out>
 void sum_rows(const LoraSumArgs& a, int64_t begin, int64_t end) {
   const FloatTag d;
-  const auto scale = hn::Set(d, a.scale);
   for (int64_t t = begin; t < end; ++t) {
     const In* base = static_cast<const In*>(a.base) + t * a.width;
     const In* delta = a.delta ? static_cast<const In*>(a.delta) + t * a.width : nullptr;
@@ -26,13 +25,13 @@ void sum_rows(const LoraSumArgs& a, int64_t begin, int64_t end) {
         d, a.width,
         [&](int64_t i) {
           auto v = load_f32(d, base + i);
-          if (delta) v = hn::Add(v, hn::Mul(scale, load_f32(d, delta + i)));
+          if (delta) v = hn::Add(v, load_f32(d, delta + i));
           if (a.bias) v = hn::Add(v, hn::LoadU(d, a.bias + i));
           store_f32(d, v, y + i);
         },
         [&](int64_t i) {
           float v = load_one(base + i);
-          if (delta) v += a.scale * load_one(delta + i);
+          if (delta) v += load_one(delta + i);
           if (a.bias) v += a.bias[i];
           store_one(v, y + i);
         });

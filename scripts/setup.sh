@@ -24,6 +24,7 @@ packages=(
   g++ git ccache pkg-config                             # build tools
   python3 python3-venv                                  # only to install the wheels below
   libhwy-dev libpcre2-dev libsentencepiece-dev          # SIMD, tokenizers
+  libgoogle-perftools-dev                               # tcmalloc
   libfmt-dev nlohmann-json3-dev libcli11-dev libssl-dev # text, JSON, command line, SHA-256
   libgtest-dev libgmock-dev libbenchmark-dev            # tests and benchmarks
   clang-format clang-tidy                               # style
