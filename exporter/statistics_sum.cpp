@@ -3,17 +3,10 @@
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/zeros.h>
 
-#include <algorithm>
-
 #include "core/error.h"
+#include "quant/gram.h"
 
 namespace qlora::exporter {
-
-namespace {
-
-constexpr int64_t kTile = 512;  // columns of the Gram matrix made at a time
-
-}  // namespace
 
 StatisticsSum::StatisticsSum(int64_t width)
     : sum_{.gram = at::zeros({width, width}, torch::kFloat32),
@@ -22,14 +15,8 @@ StatisticsSum::StatisticsSum(int64_t width)
            .tokens = 0} {}
 
 void StatisticsSum::add(const torch::Tensor& x) {
+  quant::add_gram(x, sum_.gram);
   const torch::Tensor wide = x.to(torch::kFloat32);
-  const int64_t width = wide.size(1);
-  for (int64_t row = 0; row < width; row += kTile) {
-    const int64_t rows = std::min(kTile, width - row);
-    sum_.gram.narrow(0, row, rows)
-        .narrow(1, row, width - row)
-        .addmm_(wide.narrow(1, row, rows).t(), wide.narrow(1, row, width - row));
-  }
   const torch::Tensor size = wide.abs();
   sum_.abs_sum += size.sum(0);
   sum_.abs_max = at::maximum(sum_.abs_max, size.amax(0));

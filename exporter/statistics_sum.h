@@ -9,7 +9,7 @@
 namespace qlora::exporter {
 
 /// Gathers quant::LinearStatistics batch by batch.
-///   Numerics  products of the inputs in FP32, summed in FP32 within a batch and over batches
+///   Numerics  exact products of 16-bit inputs, summed in FP32 within a batch and over batches
 class StatisticsSum {
  public:
   explicit StatisticsSum(int64_t width);

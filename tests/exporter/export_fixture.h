@@ -106,7 +106,7 @@ class ExportModel : public ::testing::Test {
     EXPECT_NEAR(*chosen->perplexity / read, 1, 2e-4);
   }
 
-  const testing::TinyCheckpoint settings_ = {.layers = 3, .weight_scale = 0.2};
+  testing::TinyCheckpoint settings_ = {.layers = 3, .weight_scale = 0.2};
   testing::TemporaryFolder folder_;
   ExportSource source_;
   ExportData data_ = testing::tiny_export_data();

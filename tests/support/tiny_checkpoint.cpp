@@ -78,7 +78,7 @@ Json tokenizer_json() {
 Json config_json(const TinyCheckpoint& s) {
   return {{"architectures", {"LlamaForCausalLM"}},
           {"model_type", "llama"},
-          {"vocab_size", kTinyVocabulary},
+          {"vocab_size", s.vocabulary},
           {"hidden_size", s.width},
           {"intermediate_size", s.mlp_width},
           {"num_hidden_layers", s.layers},
@@ -88,8 +88,8 @@ Json config_json(const TinyCheckpoint& s) {
           {"rms_norm_eps", 1e-5},
           {"rope_theta", 10000.0},
           {"hidden_act", "silu"},
-          {"tie_word_embeddings", true},
-          {"attention_bias", false},
+          {"tie_word_embeddings", s.tied_embeddings},
+          {"attention_bias", s.attention_bias},
           {"mlp_bias", false},
           {"bos_token_id", kTinyEndOfText},
           {"eos_token_id", kTinyEndOfText},
@@ -123,7 +123,7 @@ void write_tiny_checkpoint(const std::filesystem::path& folder, const TinyCheckp
        io::llama_tensors(io::parse_hf_config(config, "config.json"))) {
     int64_t count = 1;
     for (const int64_t size : expected.shape) count *= size;
-    const bool is_norm = expected.shape.size() == 1;
+    const bool is_norm = expected.name.ends_with("norm.weight");
     storage.push_back(random_bf16(count, is_norm ? 0.0 : settings.weight_scale, rng));
     if (is_norm) {  // 1.0
       for (size_t i = 0; i < storage.back().size(); i += 2) {

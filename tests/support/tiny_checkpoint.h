@@ -15,6 +15,9 @@ struct TinyCheckpoint {
   int64_t max_positions = 512;
   double weight_scale = 0.08;  // standard deviation of every matrix
   uint64_t seed = 1;
+  int64_t vocabulary = 264;  // at least the tokenizer's
+  bool tied_embeddings = true;
+  bool attention_bias = false;
 };
 
 /// Ids of the tokenizer that the folder holds: bytes 0 … 255 in GPT-2's order of characters, then
@@ -24,8 +27,8 @@ inline constexpr int32_t kTinyImStart = 257;
 inline constexpr int32_t kTinyImEnd = 258;
 inline constexpr int64_t kTinyVocabulary = 264;
 
-/// Writes a Hugging Face folder with random BF16 weights of the Llama architecture, tied
-/// embeddings and a byte-level BPE tokenizer: the same bytes for the same settings.
+/// Writes a Hugging Face folder with random BF16 weights of the Llama architecture and a
+/// byte-level BPE tokenizer: the same bytes for the same settings.
 void write_tiny_checkpoint(const std::filesystem::path& folder,
                            const TinyCheckpoint& settings = {});
 
