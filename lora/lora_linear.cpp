@@ -10,6 +10,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "lora/lora_sum_backend.h"
+#include "lora/product.h"
 
 namespace qlora::lora {
 
@@ -33,12 +34,6 @@ Tensor lora_sum(const Tensor& base, const Tensor& delta, const Tensor& bias,
                  .in_kind = float_kind(base.scalar_type()),
                  .out_kind = float_kind(out_dtype)});
   return y;
-}
-
-/// sum += x·m, summed in FP32 inside the product and rounded once. Rounding the product first would
-/// put it on the grid of a half type, where a young adapter's small change is always lost.
-Tensor add_product(Tensor sum, const Tensor& x, const Tensor& m) {
-  return sum.addmm_(x, m);
 }
 
 /// What a pass knows beside its tensors. The linear outlives every graph through it.
@@ -77,7 +72,7 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
                         const c10::intrusive_ptr<LinearPass>& pass) {
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
-    const Tensor base = at::mm(pass->base_input(x), pass->weight->dense(x.scalar_type()).t());
+    const Tensor base = product(pass->base_input(x), pass->weight->dense(x.scalar_type()).t());
     return lora_sum(base, {}, pass->bias, pass->out_dtype);
   }
 
@@ -85,7 +80,7 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
     const auto pass =
         c10::static_intrusive_pointer_cast<LinearPass>(ctx->saved_data["pass"].toCapsule());
     const auto dtype = static_cast<torch::ScalarType>(ctx->saved_data["dtype"].toInt());
-    return {at::mm(gradients[0].to(dtype), pass->weight->dense(dtype)), Tensor()};
+    return {product(gradients[0].to(dtype), pass->weight->dense(dtype)), Tensor()};
   }
 };
 
@@ -103,10 +98,11 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     const Tensor w = pass->weight->dense(dtype).t(), base_x = pass->base_input(x);
     if (pass->out_dtype != dtype) {
-      return lora_sum(at::mm(base_x, w), delta, pass->bias, pass->out_dtype);
+      return lora_sum(product(base_x, w), delta, pass->bias, pass->out_dtype);
     }
     if (pass->bias.defined()) delta += pass->bias;
-    return add_product(delta, base_x, w);
+    add_product(delta, base_x, w);
+    return delta;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
@@ -121,8 +117,8 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     Tensor db = at::mm(dy.t(), u).to(torch::kFloat32);                                  // [N, R]
     Tensor dx;
     if (ctx->needs_input_grad(0)) {
-      const Tensor through_adapter = pass->dropped(at::mm(v, scaled_a));
-      dx = add_product(through_adapter, dy, pass->weight->dense(dtype));  // [T, K]
+      dx = pass->dropped(at::mm(v, scaled_a));  // [T, K]
+      add_product(dx, dy, pass->weight->dense(dtype));
     }
     return {dx, da, db, Tensor()};
   }
