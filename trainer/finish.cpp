@@ -74,9 +74,12 @@ std::string summary_text(const TrainResult& result) {
     text += fmt::format("\nstart to first step {}", duration_text(*result.seconds_to_first_step));
   }
   if (result.skipped_steps > 0) text += fmt::format("\n{} steps skipped", result.skipped_steps);
-  if (result.first_evaluation && result.last_evaluation) {
-    text += fmt::format("\nperplexity {:.3f} -> {:.3f}", std::exp(result.first_evaluation->loss),
-                        std::exp(result.last_evaluation->loss));
+  const auto &first = result.first_evaluation, &last = result.last_evaluation;
+  if (first && last && first->step != last->step) {
+    text +=
+        fmt::format("\nperplexity {:.3f} -> {:.3f}", std::exp(first->loss), std::exp(last->loss));
+  } else if (last) {
+    text += fmt::format("\nperplexity {:.3f} after step {}", std::exp(last->loss), last->step);
   }
   return text + fmt::format("\n{}", result.run_dir.string());
 }

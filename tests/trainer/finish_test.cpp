@@ -1,0 +1,21 @@
+// What a run says of itself at its end.
+#include "trainer/finish.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace qlora::trainer {
+namespace {
+
+TEST(SummaryText, SaysWhatTheEvaluationsMeasured) {
+  TrainResult result{.run_dir = "out", .steps = 4, .total_steps = 4};
+  EXPECT_EQ(summary_text(result).find("perplexity"), std::string::npos);
+  result.first_evaluation = result.last_evaluation = Evaluation{.step = 0, .loss = std::log(8.0)};
+  EXPECT_NE(summary_text(result).find("perplexity 8.000 after step 0"), std::string::npos);
+  result.last_evaluation = Evaluation{.step = 4, .loss = std::log(2.0)};
+  EXPECT_NE(summary_text(result).find("perplexity 8.000 -> 2.000"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace qlora::trainer
