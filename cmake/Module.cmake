@@ -57,6 +57,8 @@ function(qlora_module name)
       CUDA_RUNTIME_LIBRARY None CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden)
     target_compile_options(${target}_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false>)
     set_property(GLOBAL APPEND PROPERTY QLORA_CUDA_OBJECTS ${target}_cuda)
+    list(TRANSFORM M_CUDA PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/" OUTPUT_VARIABLE sources)
+    set_property(GLOBAL APPEND PROPERTY QLORA_CUDA_SOURCES ${sources})
   endif()
 endfunction()
 

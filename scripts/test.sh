@@ -167,6 +167,11 @@ if setarch -R true 2> /dev/null; then
   export OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS=ignore_noninstrumented_modules=1
   ctest_prefix=(setarch -R)
   tests 'thread sanitizer, torch-free folders' build-thread-sanitizer "${only_torch_free[@]}" -LE "$later"
+  if [[ -n $(toolchain_nvcc) ]]; then # the kernels' source on the host: bugs planted, and those of the product
+    check 'thread sanitizer build, kernels' scripts/build.sh planted_thread_sanitizer kernels_thread_sanitizer
+    check 'thread sanitizer, planted bugs' setarch -R build/tests/planted_thread_sanitizer --gtest_brief=1
+    check 'thread sanitizer, kernels' setarch -R build/tests/kernels_thread_sanitizer --gtest_brief=1 --gtest_filter='*/cuda_*'
+  fi
 else
   printf '\n== thread sanitizer: skipped, setarch -R is not permitted here\n'
   echo skip > "$results/thread-sanitizer.check"
