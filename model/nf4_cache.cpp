@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-
 #include "core/error.h"
 #include "io/safetensors.h"
 #include "io/sha256.h"
