@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "cli/output.h"
+#include "cli/qat_run.h"
 #include "core/error.h"
 #include "core/json_file.h"
 #include "core/parallel.h"
@@ -41,7 +42,9 @@ std::string default_output(const std::string& run, const exporter::ExportOptions
   std::string path = fs::path(run).lexically_normal().string();
   while (path.ends_with('/')) path.pop_back();
   return grid.is_quantized()
-             ? fmt::format("{}-{}-{}bit", path, exporter::name_of(grid.type), grid.bits)
+             ? fmt::format("{}-{}-{}bit", path,
+                           options.grid.is_trained ? "qat" : exporter::name_of(grid.type),
+                           grid.bits)
              : path + "-merged";
 }
 
@@ -51,8 +54,32 @@ exporter::ExportSource source_of(const configs::RunConfig& config, const std::st
   return {.model_path = config.model_name_or_path,
           .adapter = adapter,
           .training_data = adapter.empty() ? "" : trained_on.filename().string(),
+          .qat = config.qat,
           .four_bit = config.quantization.four_bit,
           .compute_dtype = config.compute_dtype};
+}
+
+/// Whether what is exported is what the run trained on; says where it is not.
+void mark_trained_grid(const std::optional<configs::RunConfig>& trained, configs::RunConfig& config,
+                       RunLog& log) {
+  if (!trained) return;
+  config.qat = trained->qat;
+  exporter::ExportOptions& options = config.exporting;
+  const auto& grid = trained->exporting.grid;
+  if (options.merge_base == exporter::MergeBase::kAuto) {
+    options.merge_base = trained->qat.merge_base;
+  }
+  const bool is_same = write_fields(options.grid) == write_fields(grid) &&
+                       options.merge_base == trained->qat.merge_base;
+  if (is_same) {
+    options.grid = grid;
+    return;
+  }
+  log.notice(
+      fmt::format("the run trained on {} over the {} base; what is written is another grid, "
+                  "rounded anew",
+                  exporter::describe(exporter::resolve_grid(grid)),
+                  exporter::name_of(trained->qat.merge_base)));
 }
 
 std::string result_text(const exporter::ExportResult& result) {
@@ -88,6 +115,8 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
   }
   if (request.threads > 0) config.threads = request.threads;
   validate_fields(config);
+  const std::string& trained_in = request.adapter.empty() ? request.run : request.adapter;
+  if (!trained_in.empty()) mark_trained_grid(qat_run_of(trained_in), config, log);
   QLORA_CHECK(!config.model_name_or_path.empty(), ConfigError,
               "[usage] no model is named; give --run a run directory, or --model-path a Hugging "
               "Face directory or a GGUF file");

@@ -2,9 +2,11 @@
 
 #include <CLI/App.hpp>
 
+#include "cli/qat_run.h"
 #include "core/error.h"
 #include "core/json_file.h"
 #include "core/parallel.h"
+#include "exporter/legality.h"
 
 namespace qlora::cli {
 namespace {
@@ -17,6 +19,22 @@ std::string base_model_of(const std::string& adapter) {
   QLORA_CHECK(base.is_string() && !base.get<std::string>().empty(), ConfigError,
               "[usage] {} names no base model; give --model-path", file.string());
   return base.get<std::string>();
+}
+
+/// An adapter that was trained on a grid is one model with it: base and grid are those of its run.
+void take_grid(const std::string& adapter, configs::RunConfig& config, RunLog& log) {
+  const auto run = qat_run_of(adapter);
+  if (!run) return;
+  config.qat = run->qat;
+  config.exporting.grid = run->exporting.grid;
+  config.exporting.merge_base = run->exporting.merge_base;
+  config.quantization = run->quantization;
+  config.lora.adapter_dtype = run->lora.adapter_dtype;
+  log.notice(
+      fmt::format("the weights are rounded to what the adapter was trained on: {}, over the "
+                  "{} base (--set qat.scheme=none: without)",
+                  exporter::describe(exporter::resolve_grid(config.exporting.grid)),
+                  exporter::name_of(config.qat.merge_base)));
 }
 
 /// As the configuration spells it.
@@ -64,6 +82,7 @@ configs::RunConfig resolve_config(const ModelArguments& arguments, RunLog& log) 
     override_field(config, "compute_dtype=" + arguments.compute_dtype);
   }
   config.threads = arguments.threads;
+  if (!arguments.adapter.empty()) take_grid(arguments.adapter, config, log);
   for (const std::string& assignment : arguments.overrides) {
     for (const std::string& notice : override_field(config, assignment).notices) log.notice(notice);
   }
@@ -90,6 +109,7 @@ model::Decoder load_model(const configs::RunConfig& config, const ModelArguments
     model.load_adapter(arguments.adapter, config.lora.adapter_dtype);
     log.notice("adapter: " + arguments.adapter);
   }
+  if (config.qat.is_on()) restore_qat_grids(config, arguments.adapter, model);
   return model;
 }
 

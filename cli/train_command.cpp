@@ -8,6 +8,7 @@
 #include "cli/model_arguments.h"
 #include "cli/output.h"
 #include "cli/plan.h"
+#include "cli/qat_run.h"
 #include "cli/token_input.h"
 #include "core/error.h"
 #include "core/log_sinks.h"
@@ -56,6 +57,7 @@ model::Decoder load_with_adapters(const configs::RunConfig& config, RunLog& log)
   model::Decoder model =
       model::Decoder::load(configs::model_options(config), config.quantization.four_bit, log);
   model.add_adapters(config.lora, config.training.seed);
+  if (config.qat.is_on()) set_qat_grids(config, model);
   return model;
 }
 
@@ -74,6 +76,9 @@ trainer::RunFacts run_facts(const configs::RunConfig& config, const data::Traini
           .base_model = config.model_name_or_path,
           .tokenizer_source = tokenizer_source(config),
           .config = write_fields(config),
+          .qat = config.qat.is_on() ? Json{{"section", write_fields(config.qat)},
+                                           {"grid", write_fields(config.exporting.grid)}}
+                                    : Json(),
           .data_name = data.train.name};
 }
 
@@ -100,15 +105,25 @@ trainer::TrainResult run_training(const configs::RunConfig& config, const data::
                         run_facts(config, data), log);
 }
 
+/// A run that never rounds is a mistake.
+void check_start_step(const configs::RunConfig& config, const Plan& plan) {
+  const auto total = plan.facts["total_steps"].get<int64_t>();
+  QLORA_CHECK(!config.qat.is_on() || config.qat.start_step < total, ConfigError,
+              "[qat] start_step is {}, but the run has {} steps and would never round; allowed: "
+              "below that",
+              config.qat.start_step, total);
+}
+
 int train(const TrainArguments& arguments) {
   TerminalLog log(stderr);
   const configs::LoadedConfig loaded =
       configs::load_run_config(arguments.config, all_overrides(arguments));
-  const configs::RunConfig& config = loaded.config;
+  configs::RunConfig config = loaded.config;
   for (const std::string& notice : loaded.notices) log.notice(notice);
   trainer::check_run_directory(config.training, log);
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
 
+  if (config.qat.is_on()) check_qat(config);
   const bool exports = config.exporting.after_training.value_or(false);
   if (exports) {  // what cannot be written is told before the training, not after it
     const PreparedExport prepared = prepare_export_of_run(config);
@@ -117,12 +132,14 @@ int train(const TrainArguments& arguments) {
   }
   const data::TrainingData data = load_run_data(config, log);
   const Plan plan = make_plan(config, data);
+  check_start_step(config, plan);
   if (arguments.dry_run) {
     arguments.json ? print_json(plan.facts) : print(plan_text(plan) + "\n");
     return 0;
   }
   show_plan(plan, log);
   const StopSignals signals;
+  if (!fold_base(config, data.train, log)) return stop_exit_code();
   const trainer::TrainResult result = run_training(config, data, log);
   const int code = report(result, arguments, exports, log);
   if (code != 0 || !exports) return code;

@@ -16,9 +16,10 @@ using trainer::ScheduleKind;
 using trainer::Strategy;
 using Notices = std::vector<std::string>;
 
-const char* name_of(ComputeDtype dtype) {
-  for (const auto& [value, name] : EnumNames<ComputeDtype>::kNames) {
-    if (value == dtype) return name;
+template <class E>
+const char* name_of(E wanted) {
+  for (const auto& [value, name] : EnumNames<E>::kNames) {
+    if (value == wanted) return name;
   }
   return "?";
 }
@@ -141,6 +142,56 @@ void check_quantization(const QuantizationOptions& quantization, Notices& notice
   }
 }
 
+/// Section export becomes what the run trains on, so that the resolved file says what will ship.
+void decide_qat(RunConfig& config, Notices& notices) {
+  exporter::QatOptions& qat = config.qat;
+  if (!qat.is_on()) return;
+  using exporter::MergeBase;
+  QLORA_CHECK(qat.merge_base != MergeBase::kAuto, ConfigError,
+              "[config] qat.merge_base is auto, but training needs one base; allowed: nf4, "
+              "original");
+  const bool is_nf4 = qat.merge_base == MergeBase::kNf4;
+  QLORA_CHECK(
+      is_nf4 == config.quantization.load_in_4bit, ConfigError,
+      "[config] qat.merge_base is {}, but quantization.load_in_4bit is {}; {}",
+      is_nf4 ? "nf4" : "original", config.quantization.load_in_4bit,
+      is_nf4 ? "set it true, or merge_base to original" : "set it false, or merge_base to nf4");
+  auto& exporting = config.exporting;
+  QLORA_CHECK(exporting.merge_base == MergeBase::kAuto || exporting.merge_base == qat.merge_base,
+              ConfigError,
+              "[config] export.merge_base is {}, but the run trains on {}; leave it out",
+              name_of(exporting.merge_base), name_of(qat.merge_base));
+  QLORA_CHECK(
+      qat.scales != exporter::QatScales::kLearned || config.training.optimizer.weight_decay == 0,
+      ConfigError,
+      "[config] weight_decay is {}, which would pull learned scales of qat towards 0; set "
+      "it to 0",
+      config.training.optimizer.weight_decay);
+  QLORA_CHECK(
+      qat.start_step == 0 || !config.training.save.load_best_model_at_end, ConfigError,
+      "[config] load_best_model_at_end is true and qat.start_step {}: evaluations before it "
+      "are of the weights that are not rounded; set one of the two to its default",
+      qat.start_step);
+  QLORA_CHECK(
+      config.lora.lora_dropout == 0 || qat.start_step > 0, ConfigError,
+      "[config] lora.lora_dropout is {}, but the merged weight of qat leaves the adapter no "
+      "input of its own to drop from; set it to 0",
+      config.lora.lora_dropout);
+  if (config.lora.lora_dropout > 0) {
+    notices.push_back(
+        fmt::format("lora_dropout counts until qat.start_step ({}), not after it", qat.start_step));
+  }
+  const auto grid = exporter::qat_grid(qat, exporting.grid);
+  const auto usual = write_fields(exporter::GridOptions{});
+  if (write_fields(exporting.grid) != usual && write_fields(exporting.grid) != write_fields(grid)) {
+    notices.push_back(
+        "section qat decides the grid; what section export says of it does not count");
+  }
+  exporting.grid = grid;
+  exporting.merge_base = qat.merge_base;
+  config.training.fake_quant = {.start_step = qat.start_step, .refresh_steps = qat.refresh_steps};
+}
+
 }  // namespace
 
 std::vector<std::string> resolve(RunConfig& config) {
@@ -156,6 +207,7 @@ std::vector<std::string> resolve(RunConfig& config) {
   check_run(config.training);
   check_quantization(config.quantization, notices);
   decide_compute_dtype(config, notices);
+  decide_qat(config, notices);
   return notices;
 }
 

@@ -29,7 +29,8 @@ model::ModelOptions model_options(const RunConfig& config) {
           .compute_dtype = config.compute_dtype,
           .device = config.device,
           .load_in_4bit = config.quantization.load_in_4bit,
-          .cache_dir = config.quantization.cache_dir};
+          .cache_dir = config.quantization.cache_dir,
+          .exact_base = config.qat.is_on()};
 }
 
 std::string validation_report(const std::string& path, const std::vector<std::string>& overrides) {

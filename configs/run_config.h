@@ -8,6 +8,7 @@
 #include "core/fields.h"
 #include "data/data_options.h"
 #include "exporter/export_options.h"
+#include "exporter/qat_options.h"
 #include "lora/lora_options.h"
 #include "model/model_options.h"
 #include "quant/nf4_options.h"
@@ -34,6 +35,7 @@ struct RunConfig {
   QuantizationOptions quantization;
   lora::LoraOptions lora;
   data::DataOptions data;
+  exporter::QatOptions qat;
   exporter::ExportOptions exporting;  // section `export`
 };
 
@@ -62,6 +64,7 @@ void fields(V& v, RunConfig& o) {
   v.section("quantization", o.quantization, "How the frozen base is held in memory.");
   v.section("lora", o.lora, "The adapters: what is trained.");
   v.section("data", o.data, "What is trained on.");
+  v.section("qat", o.qat, "Training on the grid that is exported: the weight that ships.");
   v.section(
       "export", o.exporting,
       "What `qlora export` writes, and `qlora train` at its end where this section is there.");

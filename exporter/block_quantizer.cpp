@@ -86,14 +86,27 @@ quant::TensorMap pack_affine(ExportFormat format, const quant::AffineTensor& rou
 }
 
 BlockQuantizer::BlockQuantizer(const Preflight& preflight, const ExportOptions& options,
-                               const quant::Nf4Options& four_bit, torch::ScalarType dtype)
-    : preflight_(preflight), options_(options), four_bit_(four_bit), dtype_(dtype) {}
+                               const quant::Nf4Options& four_bit, torch::ScalarType dtype,
+                               const TrainedGrids& trained, const Preflight* awq_grid)
+    : preflight_(preflight),
+      options_(options),
+      four_bit_(four_bit),
+      dtype_(dtype),
+      trained_(trained),
+      awq_grid_(awq_grid) {}
 
 QuantizedBlock BlockQuantizer::solve(int64_t index, const model::BlockLoader& loader,
                                      const MergedWeights& weights, CalibrationPass* pass) const {
+  if (awq_grid_ != nullptr) {
+    BlockWork scaled(index, loader, weights, *awq_grid_, four_bit_, dtype_);
+    fold_awq_scales(scaled, options_, *pass);
+    return scaled.finish();
+  }
   BlockWork work(index, loader, weights, preflight_, four_bit_, dtype_);
   const QuantizationType type = preflight_.grid.type;
-  if (!preflight_.grid.needs_calibration()) {
+  if (preflight_.grid.is_trained) {
+    solve_trained(work, trained_);
+  } else if (!preflight_.grid.needs_calibration()) {
     solve_plain(work, preflight_.grid);
   } else if (type == QuantizationType::kGptq) {
     solve_gptq(work, options_, *pass);

@@ -12,6 +12,7 @@
 #include "exporter/export_options.h"
 #include "exporter/merged_weights.h"
 #include "exporter/preflight.h"
+#include "exporter/weight_grids.h"
 #include "quant/affine.h"
 #include "quant/nf4.h"
 
@@ -71,8 +72,11 @@ quant::TensorMap pack_affine(ExportFormat format, const quant::AffineTensor& rou
 class BlockQuantizer {
  public:
   /// dtype     of everything that is not quantized, kHalf or kBFloat16
+  /// awq_grid  not null: weights stay in 16 bits, scaled as AWQ would for this grid
+  /// trained   what the grid of a run that trained on it is made of
   BlockQuantizer(const Preflight& preflight, const ExportOptions& options,
-                 const quant::Nf4Options& four_bit, torch::ScalarType dtype);
+                 const quant::Nf4Options& four_bit, torch::ScalarType dtype,
+                 const TrainedGrids& trained, const Preflight* awq_grid = nullptr);
 
   /// pass      at this block, left at its end; nullptr where the grid needs no calibration
   ///   throws  ValueError where weights or activations are not finite; Interrupted
@@ -84,6 +88,8 @@ class BlockQuantizer {
   ExportOptions options_;
   quant::Nf4Options four_bit_;
   torch::ScalarType dtype_;
+  const TrainedGrids& trained_;
+  const Preflight* awq_grid_;
 };
 
 }  // namespace qlora::exporter

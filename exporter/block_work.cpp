@@ -109,6 +109,10 @@ void BlockWork::place(LinearWork& work, const quant::Fp8Tensor& rounded) {
   }
 }
 
+void BlockWork::add_input_scale(const LinearWork& work, const Tensor& scale) {
+  add(work.report.module + ".input_scale", scale.to(torch::kFloat16));
+}
+
 void BlockWork::place_nf4(LinearWork& work) {
   const quant::Nf4Tensor rounded = quant::quantize_nf4(work.weight, four_bit_);
   const Tensor dense = quant::dequantize_nf4(rounded, torch::kFloat32);

@@ -48,6 +48,8 @@ class BlockWork {
   void place(LinearWork& work, const quant::Fp8Tensor& rounded);
   /// Rounded to NF4 as it was given to the constructor.
   void place_nf4(LinearWork& work);
+  /// The one scale [1] of its inputs, beside the codes that were placed.
+  void add_input_scale(const LinearWork& work, const torch::Tensor& scale);
   /// Stays in 16 bits: `work.weight`, rounded to dtype.
   void place_plain(LinearWork& work, const torch::Tensor& input_scale = {});
 
@@ -77,5 +79,7 @@ void solve_gptq(BlockWork& work, const ExportOptions& options, CalibrationPass& 
 void solve_awq(BlockWork& work, const ExportOptions& options, CalibrationPass& pass);
 void solve_smoothquant(BlockWork& work, const ExportOptions& options, CalibrationPass& pass);
 void solve_static_fp8(BlockWork& work, CalibrationPass& pass);
+void fold_awq_scales(BlockWork& work, const ExportOptions& options, CalibrationPass& pass);
+void solve_trained(BlockWork& block, const TrainedGrids& grids);  // as the run rounded
 
 }  // namespace qlora::exporter

@@ -10,6 +10,7 @@
 #include "exporter/shard_writer.h"
 #include "io/atomic_file.h"
 #include "io/sha256.h"
+#include "lora/grid_files.h"
 #include "lora/tensor_view.h"
 #include "quant/layouts.h"
 
@@ -109,11 +110,11 @@ void write_hugging_face(const CandidateInput& input, const QuantizedBlocks& bloc
                    .torch_dtype = dtype_name(dtype),
                    .source = input.source};
   if (grid.is_quantized()) {
-    files.quantization_config =
-        quantization_config(input.preflight, {.gptq = input.options.gptq,
-                                              .true_sequential = input.options.true_sequential,
-                                              .has_static_input_scales = grid.static_fp8,
-                                              .double_quant = input.four_bit.double_quant});
+    files.quantization_config = quantization_config(
+        input.preflight, {.gptq = input.options.gptq,
+                          .true_sequential = input.options.true_sequential,
+                          .has_static_input_scales = grid.static_fp8 || grid.static_int8,
+                          .double_quant = input.four_bit.double_quant});
   }
   write_model_files(folder, files);
 }
@@ -122,6 +123,7 @@ void write_hugging_face(const CandidateInput& input, const QuantizedBlocks& bloc
 std::string fingerprint(const CandidateInput& input, MergeBase base) {
   nlohmann::json facts = {{"source", input.loader.checkpoint().source_hash()},
                           {"base", name_of(base)},
+                          {"trained", input.preflight.grid.is_trained},
                           {"dtype", c10::toString(input.loader.compute_dtype())},
                           {"four_bit", write_fields(input.four_bit)}};
   ExportOptions options = input.options;
@@ -130,6 +132,7 @@ std::string fingerprint(const CandidateInput& input, MergeBase base) {
   options.keep = options.overwrite = options.resume = false;
   options.evaluation = {};
   facts["options"] = write_fields(options);
+  if (input.awq_grid != nullptr) facts["awq_scales"] = describe(input.awq_grid->grid);
   io::Sha256 hash;
   hash.update(facts.dump());
   if (input.adapter != nullptr) {
@@ -141,6 +144,10 @@ std::string fingerprint(const CandidateInput& input, MergeBase base) {
       }
       hash.update(fmt::format("{}", matrices.scale));
     }
+  }
+  for (const Tensor& tensor : lora::grid_state(input.trained)) {
+    const Tensor flat = tensor.contiguous();
+    hash.update({static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()});
   }
   if (input.calibration != nullptr) {
     for (const TokenBatch& batch : input.calibration->batches) {
@@ -190,7 +197,8 @@ Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::
     candidate.model_path = write_gguf_candidate(input, weights, folder.path(), log);
   } else {
     const BlockQuantizer quantizer(input.preflight, input.options, input.four_bit,
-                                   plain_dtype(grid, input.loader.config()));
+                                   plain_dtype(grid, input.loader.config()), input.trained,
+                                   input.awq_grid);
     if (!input.options.resume) fs::remove_all(work / "blocks", error);
     QuantizedBlocks blocks = quantize_blocks(input.loader, weights, quantizer, input.calibration,
                                              work / "blocks", fingerprint(input, base), log);

@@ -12,6 +12,7 @@
 #include "exporter/merged_weights.h"
 #include "exporter/preflight.h"
 #include "exporter/quantize_model.h"
+#include "exporter/weight_grids.h"
 
 namespace qlora::exporter {
 
@@ -22,9 +23,11 @@ struct CandidateInput {
   quant::Nf4Options four_bit;        // of the base that the adapter was trained on
   const Preflight& preflight;
   const ExportOptions& options;
-  const CalibrationSet* calibration;  // nullptr: the type needs none
-  std::filesystem::path source;       // of tokenizer and small files
-  std::string name;                   // of the model, for people
+  const CalibrationSet* calibration;    // nullptr: the type needs none
+  const Preflight* awq_grid = nullptr;  // not null: the source is only scaled for this grid
+  const TrainedGrids& trained;          // of the adapter's run; empty: it trained on no grid
+  std::filesystem::path source;         // of tokenizer and small files
+  std::string name;                     // of the model, for people
 };
 
 /// A complete model folder that may become the result.

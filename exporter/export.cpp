@@ -16,7 +16,9 @@
 #include "exporter/interrupted.h"
 #include "exporter/quantize_model.h"
 #include "exporter/stages.h"
+#include "exporter/weight_grids.h"
 #include "io/atomic_file.h"
+#include "lora/grid_files.h"
 
 namespace qlora::exporter {
 namespace {
@@ -91,6 +93,10 @@ class Export {
       adapter_ = lora::read_peft_adapter(source.adapter);
       check_adapter(*adapter_, loader_);
     }
+    if (preflight_.grid.is_trained) {
+      grids_ = weight_grids(preflight_, source.qat);
+      lora::read_grids(source.adapter, grids_);
+    }
     if (preflight_.grid.needs_calibration()) {
       QLORA_CHECK(data.calibration.has_value(), ConfigError,
                   "[export] {} needs calibration samples; name them with --dataset-name or "
@@ -130,6 +136,7 @@ class Export {
   Preflight preflight_;
   model::BlockLoader loader_;
   std::optional<lora::PeftAdapter> adapter_;
+  TrainedGrids grids_;  // empty: the adapter was not trained on a grid
   std::optional<CalibrationSet> calibration_;
   std::optional<StageMeter> meter_;
   Stopwatch watch_;
@@ -183,6 +190,9 @@ void Export::measure_before(const std::vector<MergeBase>& bases) {
     return;
   }
   const model::BlockLoader four_bit(model_options(source_, true), source_.four_bit);
+  model::ModelOptions exact_options = model_options(source_, false);
+  exact_options.exact_base = true;
+  const model::BlockLoader exact(exact_options, source_.four_bit);
   uint64_t nf4_bytes = whole;
   const auto nf4_block = [&](int64_t i) {
     model::DecoderBlock block = four_bit.block(i);
@@ -199,16 +209,22 @@ void Export::measure_before(const std::vector<MergeBase>& bases) {
   for (const auto& [module, matrices] : adapter_->modules) {
     adapter_bytes += static_cast<uint64_t>(2 * (matrices.a.numel() + matrices.b.numel()));
   }
+  const bool is_trained = preflight_.grid.is_trained;
+  const bool on_original = is_trained && bases.front() == MergeBase::kOriginal;
   const auto adapted_block = [&](int64_t i) {
-    model::DecoderBlock block = four_bit.block(i);
+    model::DecoderBlock block = on_original ? exact.block(i) : four_bit.block(i);
     for (auto* linear : block.linears()) {
       if (auto adapter = adapter_of(*adapter_, linear->name())) linear->set_adapter(*adapter);
+      const auto grid = grids_.find(linear->name());
+      if (grid != grids_.end()) linear->set_grid(grid->second);
     }
     return block;
   };
-  measured.push_back(meter_->run(
-      {.name = "adapter on NF4", .kind = StageKind::kAdapter, .bytes = nf4_bytes + adapter_bytes},
-      four_bit, adapted_block));
+  measured.push_back(
+      meter_->run({.name = is_trained ? "adapter and grid, as trained" : "adapter on NF4",
+                   .kind = StageKind::kAdapter,
+                   .bytes = (on_original ? whole : nf4_bytes) + adapter_bytes},
+                  four_bit, adapted_block));
   meter_->set_reference(measured.back().states);
   for (const MergeBase base : bases) {
     const MergedWeights merged(loader_, &*adapter_, base, source_.four_bit);
@@ -289,6 +305,7 @@ ExportResult Export::run() {
                              .preflight = preflight_,
                              .options = options_,
                              .calibration = calibration_ ? &*calibration_ : nullptr,
+                             .trained = grids_,
                              .source = source_.model_path,
                              .name = model_name(source_)};
   std::vector<Candidate> candidates;

@@ -10,6 +10,7 @@
 #include "data/example_builder.h"
 #include "exporter/export_options.h"
 #include "exporter/preflight.h"
+#include "exporter/qat_options.h"
 #include "exporter/report.h"
 #include "model/model_options.h"
 #include "quant/nf4_options.h"
@@ -21,6 +22,7 @@ struct ExportSource {
   std::string model_path;      // HF folder or GGUF file: the base
   std::string adapter;         // PEFT folder; empty: none
   std::string training_data;   // of the adapter, for the card; empty: unknown
+  QatOptions qat;              // of its run; off: it was not trained on a grid
   quant::Nf4Options four_bit;  // how the base was held while the adapter was trained
   model::ComputeDtype compute_dtype = model::ComputeDtype::kAuto;
 };

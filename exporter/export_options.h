@@ -46,6 +46,9 @@ struct GridOptions {
   std::map<std::string, int64_t> bits_pattern;        // module name ending or regex -> bits
   std::map<std::string, int64_t> group_size_pattern;  // the same -> group size
   std::vector<std::string> skip_modules;              // name endings or regexes left in 16 bits
+  // Not keys: of a run that trained on this grid (qat_grid).
+  bool is_trained = false;
+  bool static_int8 = false;  // as static_fp8, with int8 inputs
 };
 
 /// What the activations are measured on.

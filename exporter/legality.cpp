@@ -206,6 +206,7 @@ std::span<const LegalRow> legal_rows() {
 }
 
 bool ResolvedGrid::needs_calibration() const {
+  if (is_trained) return false;
   switch (type) {
     case QuantizationType::kAwq:
     case QuantizationType::kGptq:
@@ -241,7 +242,9 @@ ResolvedGrid resolve_grid(const GridOptions& o) {
                     .group_size = o.group_size,
                     .fixed_group = row->fixed_group,
                     .loader = o.loader,
-                    .static_fp8 = o.static_fp8};
+                    .static_fp8 = o.static_fp8,
+                    .static_int8 = o.static_int8,
+                    .is_trained = o.is_trained};
   // Q4_0 or Q4_K is for the shapes to say.
   const bool is_open = format == F::kGguf && o.gguf_type == GgufType::kAuto;
   if (is_open && (bits != 4 || o.symmetric)) grid.gguf_type = row->gguf_type;
@@ -274,7 +277,8 @@ quant::AffineOptions affine_options(const ResolvedGrid& grid, int64_t bits, int6
 
 std::string describe(const ResolvedGrid& grid) {
   if (!grid.is_quantized()) return fmt::format("16 bits, {} format", name_of(grid.format));
-  return fmt::format("{}, {} bits, {}, {} format", name_of(grid.type), grid.bits,
+  return fmt::format("{}, {} bits, {}, {} format",
+                     grid.is_trained ? "trained on this grid" : name_of(grid.type), grid.bits,
                      grid.symmetric ? "symmetric" : "asymmetric", name_of(grid.format));
 }
 

@@ -47,6 +47,8 @@ struct ResolvedGrid {
   int64_t fixed_group = 0;
   Loader loader = Loader::kAny;
   bool static_fp8 = false;
+  bool static_int8 = false;
+  bool is_trained = false;  // rounding to nearest gives what was trained: no solver, no calibration
 
   bool is_quantized() const { return bits != kUnquantizedBits; }
   bool quantizes_activations() const {

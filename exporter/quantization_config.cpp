@@ -107,7 +107,10 @@ Json weight_scheme(const Preflight& p, int64_t bits, int64_t group_size) {
 }
 
 Json input_scheme(const Preflight& p, const QuantizationFacts& facts) {
-  if (p.grid.type == QuantizationType::kSmoothquant) return scheme("int", 8, "token", -1, true);
+  if (p.grid.type == QuantizationType::kSmoothquant) {
+    return facts.has_static_input_scales ? scheme("int", 8, "tensor", -1, false)
+                                         : scheme("int", 8, "token", -1, true);
+  }
   if (p.grid.type != QuantizationType::kFp8) return nullptr;
   return facts.has_static_input_scales ? scheme("float", 8, "tensor", -1, false)
                                        : scheme("float", 8, "token", -1, true);

@@ -11,7 +11,7 @@ namespace qlora::exporter {
 struct QuantizationFacts {
   quant::GptqOptions gptq;
   bool true_sequential = true;
-  bool has_static_input_scales = false;    // fp8: input_scale tensors are written
+  bool has_static_input_scales = false;    // int8, fp8: input_scale tensors are written
   bool double_quant = true;                // nf4
   std::string compute_dtype = "bfloat16";  // nf4: of matrix products
   std::string program = "qlora:0.1.0";     // who wrote it, for GPTQ's meta

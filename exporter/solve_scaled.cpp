@@ -3,6 +3,7 @@
 
 #include "exporter/block_work.h"
 #include "exporter/interrupted.h"
+#include "quant/affine.h"
 #include "quant/awq.h"
 #include "quant/linear_statistics.h"
 #include "quant/smoothquant.h"
@@ -136,7 +137,9 @@ void round_all(BlockWork& block, const ScaledSites& sites, const quant::AwqOptio
 
 }  // namespace
 
-void solve_awq(BlockWork& block, const ExportOptions& options, CalibrationPass& pass) {
+namespace {
+
+ScaledSites scale_for_awq(BlockWork& block, const ExportOptions& options, CalibrationPass& pass) {
   ScaledSites sites = observe(block, pass);
   const auto scale_norm = [&](Site site, Tensor& norm) {
     const Tensor s = awq_site(block, sites, site, options.awq);
@@ -146,6 +149,31 @@ void solve_awq(BlockWork& block, const ExportOptions& options, CalibrationPass& 
   scale_linear_site(block, sites, Site::kAttentionOut, block.named("v_proj"), options.awq);
   scale_norm(Site::kMlpIn, block.block.attention_norm);
   scale_linear_site(block, sites, Site::kMlpOut, block.named("up_proj"), options.awq);
+  return sites;
+}
+
+}  // namespace
+
+void fold_awq_scales(BlockWork& block, const ExportOptions& options, CalibrationPass& pass) {
+  const ScaledSites sites = scale_for_awq(block, options, pass);
+  // The samples go on through the rounded block, as those of solve_awq; what is written is not.
+  model::DecoderBlock rounded = block.block;
+  for (auto* linear : rounded.linears()) {
+    for (const LinearWork& work : block.linears) {
+      if (work.report.module != linear->name()) continue;
+      const Tensor weight = work.grid ? quant::round_to_grid(work.weight, *work.grid) : work.weight;
+      linear->set_weight(
+          lora::FrozenWeight(weight.to(linear->weight().as<Tensor>().scalar_type())));
+    }
+  }
+  for (LinearWork& work : block.linears) {
+    block.place_plain(work, sites.scales[static_cast<size_t>(work.site)]);
+  }
+  pass.run_block(rounded);
+}
+
+void solve_awq(BlockWork& block, const ExportOptions& options, CalibrationPass& pass) {
+  const ScaledSites sites = scale_for_awq(block, options, pass);
   round_all(block, sites, &options.awq);
   // What follows sees the rounded block: handing on the original's activations instead costs a
   // whole perplexity point on a 135M model (docs/decisions.md).

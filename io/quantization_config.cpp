@@ -334,8 +334,9 @@ class QuantizationConfigReader {
     if (dynamic && strategy == "token" && type == "int") return InputForm::kInt8PerToken;
     if (dynamic && strategy == "token" && type == "float") return InputForm::kFp8PerToken;
     if (!dynamic && strategy == "tensor" && type == "float") return InputForm::kFp8Static;
+    if (!dynamic && strategy == "tensor" && type == "int") return InputForm::kInt8Static;
     inputs.fail("strategy", fmt::format("{} {} {}", dynamic ? "dynamic" : "static", strategy, type),
-                "dynamic token int, dynamic token float, or static tensor float");
+                "dynamic token int or float, or static tensor int or float");
   }
 
   JsonObject object_;
@@ -360,6 +361,7 @@ std::string describe(const QuantizedForm& form) {
   const char* inputs = form.inputs == InputForm::kInt8PerToken  ? ", inputs int8 a token"
                        : form.inputs == InputForm::kFp8PerToken ? ", inputs fp8 a token"
                        : form.inputs == InputForm::kFp8Static   ? ", inputs fp8, fixed scale"
+                       : form.inputs == InputForm::kInt8Static  ? ", inputs int8, fixed scale"
                                                                 : "";
   switch (form.form) {
     case PackedForm::kGptq:

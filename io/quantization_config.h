@@ -17,7 +17,7 @@ enum class PackedForm {
   kGptqV2,          // the same, zero points as they are
   kAwqGemm,         // qweight, qzeros, scales
   kPackQuantized,   // compressed-tensors: weight_packed, weight_scale, weight_shape …
-  kIntQuantized,    // compressed-tensors: weight i8, weight_scale
+  kIntQuantized,    // compressed-tensors: weight i8, weight_scale, input_scale
   kFloatQuantized,  // compressed-tensors: weight f8, weight_scale, input_scale
   kBnbFourBit,      // bitsandbytes: weight u8, weight.absmax, weight.quant_state …
   kBnbInt8,         // bitsandbytes: weight i8, SCB
@@ -29,7 +29,8 @@ enum class InputForm {
   kInt8PerToken,      // scale of each token from its greatest |x|
   kInt8WithOutliers,  // the same, but columns with |x| >= outlier_threshold stay as they are
   kFp8PerToken,
-  kFp8Static,  // one scale, input_scale
+  kFp8Static,   // one scale, input_scale
+  kInt8Static,  // the same
 };
 
 /// How one linear is stored.

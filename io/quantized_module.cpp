@@ -116,7 +116,9 @@ void read_compressed(PartsReader& parts, const QuantizedModule& m) {
   if (m.form.form != PackedForm::kFloatQuantized && parts.has("weight_zero_point")) {
     parts.take("weight_zero_point");  // packed or plain: its reader looks at both
   }
-  if (m.form.inputs == InputForm::kFp8Static) parts.take_scales("input_scale", {{1}, {}});
+  const bool is_static =
+      m.form.inputs == InputForm::kFp8Static || m.form.inputs == InputForm::kInt8Static;
+  if (is_static) parts.take_scales("input_scale", {{1}, {}});
 }
 
 void read_bnb_four_bit(PartsReader& parts, const QuantizedModule& m) {

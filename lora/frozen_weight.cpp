@@ -2,19 +2,11 @@
 
 #include <ATen/ops/empty.h>
 
+#include "lora/scratch.h"
+
 namespace qlora::lora {
 
 namespace {
-
-/// One buffer a thread and number type, as large as the largest weight asked for so far.
-torch::Tensor scratch(int64_t rows, int64_t cols, torch::ScalarType dtype) {
-  thread_local torch::Tensor buffer;
-  const int64_t bytes = rows * cols * static_cast<int64_t>(c10::elementSize(dtype));
-  if (!buffer.defined() || buffer.numel() < bytes) {
-    buffer = at::empty({bytes}, torch::TensorOptions(torch::kUInt8));
-  }
-  return buffer.narrow(0, 0, bytes).view(dtype).view({rows, cols});
-}
 
 void decode_into(const torch::Tensor& from, const torch::Tensor& out) {
   out.copy_(from);
@@ -55,7 +47,7 @@ int64_t bytes_of(const T& t) {
 
 torch::Tensor FrozenWeight::dense(torch::ScalarType dtype) const {
   if (!is_quantized()) return as<torch::Tensor>().to(dtype);
-  torch::Tensor tile = scratch(rows(), cols(), dtype);
+  torch::Tensor tile = weight_scratch(rows(), cols(), dtype);
   std::visit([&](const auto& held) { decode_into(held, tile); }, storage_);
   return tile;
 }

@@ -1,5 +1,6 @@
 #include "lora/lora_linear.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -39,22 +40,31 @@ Tensor lora_sum(const Tensor& base, const Tensor& delta, const Tensor& bias,
 /// What a pass knows beside its tensors. The linear outlives every graph through it.
 struct LinearPass : torch::CustomClassHolder {
   const FrozenWeight* weight = nullptr;
-  Tensor bias;           // [N] f32, or undefined
-  double scale = 0;      // s
-  double dropout_p = 0;  // 0 outside of training
+  const Adapter* adapter = nullptr;
+  const LinearGrid* grid = nullptr;
+  std::optional<quant::InputQuantizer> inputs;  // what the engine does to x
+  Tensor bias;                                  // [N] f32, or undefined
+  double scale = 0;                             // s
+  double dropout_p = 0;                         // 0 outside of training
   DropoutKey key;
   uint64_t stream = 0;
   torch::ScalarType adapter_dtype = torch::kFloat32;
   torch::ScalarType out_dtype = torch::kFloat32;
 
+  /// The weight of the products: with a grid, merged and rounded.
+  Tensor dense(torch::ScalarType dtype) const {
+    return grid != nullptr ? fake_quantized(*weight, adapter, *grid, dtype) : weight->dense(dtype);
+  }
   Tensor dropped(const Tensor& x) const {
     return dropout_p > 0 ? dropout(x, dropout_p, key, stream) : x;
   }
   /// x as the frozen weight's product sees it: rounded where an engine would round it. The gradient
   /// passes straight through.
-  Tensor base_input(const Tensor& x) const {
-    const auto& quantizer = weight->input_quantizer();
-    return quantizer ? quant::round_inputs(x, *quantizer) : x;
+  Tensor base_input(const Tensor& x) const { return inputs ? quant::round_inputs(x, *inputs) : x; }
+  /// The gradient of x from that of base_input(x).
+  Tensor through_input(const Tensor& x, Tensor gradient) const {
+    if (inputs) quant::mask_input_gradient(x, *inputs, gradient);
+    return gradient;
   }
   /// An adapter matrix as the products see it: rounded to its type, then to the compute type.
   Tensor rounded(const Tensor& master, torch::ScalarType compute_dtype) const {
@@ -72,7 +82,8 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
                         const c10::intrusive_ptr<LinearPass>& pass) {
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
-    const Tensor base = product(pass->base_input(x), pass->weight->dense(x.scalar_type()).t());
+    if (pass->grid != nullptr && pass->inputs) ctx->save_for_backward({x});
+    const Tensor base = product(pass->base_input(x), pass->dense(x.scalar_type()).t());
     return lora_sum(base, {}, pass->bias, pass->out_dtype);
   }
 
@@ -80,7 +91,11 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
     const auto pass =
         c10::static_intrusive_pointer_cast<LinearPass>(ctx->saved_data["pass"].toCapsule());
     const auto dtype = static_cast<torch::ScalarType>(ctx->saved_data["dtype"].toInt());
-    return {product(gradients[0].to(dtype), pass->weight->dense(dtype)), Tensor()};
+    Tensor dx = product(gradients[0].to(dtype), pass->dense(dtype));
+    if (pass->grid != nullptr && pass->inputs) {
+      dx = pass->through_input(ctx->get_saved_variables()[0], dx);
+    }
+    return {dx, Tensor()};
   }
 };
 
@@ -124,6 +139,46 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   }
 };
 
+/// y = x·Q(W + s·B·A)ᵀ + bias. Backward, with dM the gradient of W + s·B·A:
+///   dx = dy·Q,  dA = s·Bᵀ·dM,  dB = s·dM·Aᵀ
+/// Where nothing is cut off dM is dyᵀ·x and is never formed: dA = s·(dy·B)ᵀ·x, dB = dyᵀ·(x·(s·A)ᵀ).
+struct GridLinearFunction : torch::autograd::Function<GridLinearFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& a, const Tensor& b,
+                        const Tensor& factor, const c10::intrusive_ptr<LinearPass>& pass) {
+    (void)factor;  // read through the grid; here it asks for its gradient
+    ctx->save_for_backward({x, a, b});
+    ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
+    const Tensor y = product(pass->base_input(x), pass->dense(x.scalar_type()).t());
+    return lora_sum(y, {}, pass->bias, pass->out_dtype);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list gradients) {
+    const auto pass =
+        c10::static_intrusive_pointer_cast<LinearPass>(ctx->saved_data["pass"].toCapsule());
+    const auto saved = ctx->get_saved_variables();
+    const auto dtype = saved[0].scalar_type();
+    const Tensor x = pass->base_input(saved[0]);
+    const Tensor dy = gradients[0].to(dtype);               // [T, N]
+    const Tensor scaled_a = pass->scaled(saved[1], dtype);  // [R, K]
+    const Tensor scaled_b = pass->scaled(saved[2], dtype);  // [N, R]
+    Tensor dx, da, db, dfactor;
+    if (pass->grid->needs_weight_gradient()) {
+      const GridGradient grid =
+          fake_quantized_backward(*pass->weight, pass->adapter, *pass->grid, at::mm(dy.t(), x));
+      da = at::mm(scaled_b.t(), grid.weight);
+      db = at::mm(grid.weight, scaled_a.t());
+      dfactor = grid.factor;
+      if (ctx->needs_input_grad(0)) dx = product(dy, grid.rounded);
+    } else {
+      da = at::mm(at::mm(dy, scaled_b).t(), x);
+      db = at::mm(dy.t(), at::mm(x, scaled_a.t()));
+      if (ctx->needs_input_grad(0)) dx = product(dy, pass->dense(dtype));
+    }
+    if (dx.defined()) dx = pass->through_input(saved[0], dx);
+    return {dx, da.to(torch::kFloat32), db.to(torch::kFloat32), dfactor, Tensor()};
+  }
+};
+
 }  // namespace
 
 LoraLinear::LoraLinear(std::string name, FrozenWeight weight, torch::Tensor bias)
@@ -141,13 +196,32 @@ torch::Tensor LoraLinear::forward(const torch::Tensor& x, torch::ScalarType out_
   pass->weight = &weight_;
   pass->bias = bias_;
   pass->out_dtype = out_dtype;
+  pass->grid = grid_ ? &*grid_ : nullptr;
+  pass->inputs = grid_ ? measured_inputs(x, dropout.training) : weight_.input_quantizer();
   if (!adapter_) return FrozenLinearFunction::apply(x, pass);
+  pass->adapter = &*adapter_;
   pass->scale = adapter_->scale;
   pass->dropout_p = dropout.training ? adapter_->dropout : 0;
   pass->key = dropout;
   pass->stream = dropout_stream_;
   pass->adapter_dtype = adapter_->dtype;
+  if (grid_) {
+    const bool learns = grid_->held != nullptr && grid_->held->factor.defined();
+    const Tensor factor = learns ? grid_->held->factor : at::empty({0});  // undefined is refused
+    return GridLinearFunction::apply(x, adapter_->a, adapter_->b, factor, pass);
+  }
   return LoraLinearFunction::apply(x, adapter_->a, adapter_->b, pass);
+}
+
+/// What is done to x, after its observer has seen it. A recomputed forward is the one with a graph.
+std::optional<quant::InputQuantizer> LoraLinear::measured_inputs(const Tensor& x,
+                                                                 bool training) const {
+  if (grid_->observer == nullptr) return grid_->inputs;
+  if (training && at::GradMode::is_enabled()) grid_->observer->observe(x);
+  if (!grid_->observer->is_ready()) return std::nullopt;
+  auto inputs = grid_->inputs;
+  inputs->scale = grid_->observer->scale();
+  return inputs;
 }
 
 void LoraLinear::set_adapter(Adapter adapter) {

@@ -6,32 +6,22 @@
 #include <optional>
 #include <string>
 
+#include "lora/adapter.h"
 #include "lora/dropout.h"
+#include "lora/fake_quant.h"
 #include "lora/frozen_weight.h"
 
 namespace qlora::lora {
 
-/// The trainable part of one linear: s·B·A beside the frozen W.
-struct Adapter {
-  torch::Tensor a;                            // [R, K] f32 master, an autograd leaf
-  torch::Tensor b;                            // [N, R] f32 master, an autograd leaf
-  double alpha = 0;                           // as in the configuration, for the adapter file
-  double scale = 0;                           // s = alpha / r, or alpha / sqrt(r)
-  double dropout = 0;                         // on the adapter's input, training only
-  torch::ScalarType dtype = torch::kFloat16;  // of A and B in the forward and in files
-
-  int64_t rank() const { return a.size(0); }
-};
-
-/// A reference to an adapter under its module's name, "model.layers.0.self_attn.q_proj".
-struct NamedAdapter {
-  std::string module;
-  Adapter adapter;  // tensors share storage with the module's
-};
-
 /// y = x·Wᵀ + s·(dropout(x)·Aᵀ)·Bᵀ + bias.
 ///   Backward  gives dx, dA, dB and never a gradient of W; W is decoded again
 ///   Numbers   products in the dtype of x, their sum in FP32; A and B are rounded to their dtype
+///   Grid      with one: y = x·Q(W + s·B·A)ᵀ + bias, without dropout. The gradient
+///             passes the rounding as if it were not there (straight-through, Bengio et al.,
+///             arXiv:1308.3432): dA = s·Bᵀ·dyᵀ·x and dB = s·dyᵀ·x·Aᵀ as without a grid, which is
+///             exact where no element is cut off, as on grids from the smallest to the largest.
+///             On held grids dyᵀ·x is formed, masked where elements are cut off, and gives the
+///             gradient of learned scales too
 class LoraLinear {
  public:
   LoraLinear() = default;
@@ -44,17 +34,23 @@ class LoraLinear {
   /// throws ShapeError where A [R, K] and B [N, R] do not fit the weight [N, K]
   void set_adapter(Adapter adapter);
   void set_weight(FrozenWeight weight) { weight_ = std::move(weight); }
+  /// What weight and inputs are rounded to from now on, or nothing.
+  void set_grid(std::optional<LinearGrid> grid) { grid_ = std::move(grid); }
   const std::optional<Adapter>& adapter() const { return adapter_; }
   const std::string& name() const { return name_; }
   const FrozenWeight& weight() const { return weight_; }
   const torch::Tensor& bias() const { return bias_; }
+  const std::optional<LinearGrid>& grid() const { return grid_; }
 
  private:
+  std::optional<quant::InputQuantizer> measured_inputs(const torch::Tensor& x, bool training) const;
+
   std::string name_;
   FrozenWeight weight_;
   torch::Tensor bias_;           // [N] f32, or undefined
   uint64_t dropout_stream_ = 0;  // hash of the name: each module draws numbers of its own
   std::optional<Adapter> adapter_;
+  std::optional<LinearGrid> grid_;
 };
 
 }  // namespace qlora::lora

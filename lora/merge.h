@@ -2,7 +2,7 @@
 
 #include <torch/types.h>
 
-#include "lora/lora_linear.h"
+#include "lora/adapter.h"
 
 namespace qlora::lora {
 

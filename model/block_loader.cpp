@@ -13,6 +13,15 @@ constexpr const char* kLinearNames[] = {"self_attn.q_proj", "self_attn.k_proj", 
                                         "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
                                         "mlp.down_proj"};
 
+/// The same numbers in a half type where one holds them all.
+torch::Tensor narrowest(const torch::Tensor& weight) {
+  for (const auto dtype : {torch::kBFloat16, torch::kFloat16}) {
+    torch::Tensor half = weight.to(dtype);
+    if (half.to(torch::kFloat32).equal(weight)) return half;
+  }
+  return weight;
+}
+
 std::string block_prefix(int64_t index) {
   return fmt::format("model.layers.{}.", index);
 }
@@ -75,6 +84,7 @@ lora::FrozenWeight BlockLoader::weight(const std::string& module) const {
   const std::string name = module + ".weight";
   if (source_.is_packed(module)) return source_.packed(module);
   if (quantizes()) return lora::FrozenWeight(quantized(name));
+  if (options_.exact_base) return lora::FrozenWeight(narrowest(source_.tensor_f32(name)));
   return lora::FrozenWeight(source_.dense(name, compute_dtype_));
 }
 

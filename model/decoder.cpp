@@ -11,6 +11,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "lora/fit_grid.h"
 #include "lora/peft_files.h"
 #include "lora/targets.h"
 #include "model/loss_head.h"
@@ -96,6 +97,39 @@ void Decoder::load_adapter(const std::string& peft_directory, lora::AdapterDtype
   }
 }
 
+void Decoder::set_grids(std::map<std::string, lora::LinearGrid> grids) {
+  for (const auto* linear : linears()) {
+    if (grids.contains(linear->name())) lora::check_can_be_rounded(linear->weight());
+  }
+  grids_ = std::move(grids);
+}
+
+void Decoder::fit_grids() {
+  for (auto* linear : linears()) {
+    const auto found = grids_.find(linear->name());
+    if (found == grids_.end() || found->second.held == nullptr) continue;
+    lora::fit_held_grid(linear->name(), linear->weight(),
+                        linear->adapter() ? &*linear->adapter() : nullptr, found->second);
+  }
+}
+
+void Decoder::end_grid_step() {
+  for (auto& [module, grid] : grids_) {
+    if (grid.observer != nullptr) grid.observer->commit();
+    if (grid.held != nullptr) lora::check_held_grid(module, *grid.held);
+  }
+}
+
+void Decoder::set_fake_quant(bool on) {
+  is_rounding_ = on && (!grids_.empty() || kv_rounding_ != KvRounding::kNone);
+  active_kv_rounding_ = on ? kv_rounding_ : KvRounding::kNone;
+  for (auto* linear : linears()) {
+    const auto found = grids_.find(linear->name());
+    if (found == grids_.end()) continue;
+    linear->set_grid(on ? std::optional(found->second) : std::nullopt);
+  }
+}
+
 std::vector<lora::LoraLinear*> Decoder::linears() {
   std::vector<lora::LoraLinear*> all;
   for (auto& block : blocks_) {
@@ -120,6 +154,11 @@ std::vector<Tensor> Decoder::trainable_parameters() const {
     parameters.push_back(named.adapter.a);
     parameters.push_back(named.adapter.b);
   }
+  for (const auto& [module, grid] : grids_) {
+    if (grid.held != nullptr && grid.held->factor.defined()) {
+      parameters.push_back(grid.held->factor);
+    }
+  }
   return parameters;
 }
 
@@ -127,7 +166,8 @@ Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& con
   PassLayout layout{.segment_starts = batch.segment_starts,
                     .rope = rope_.angles(batch.segment_starts),
                     .compute_dtype = compute_dtype_,
-                    .dropout = {context.training, context.seed, context.draw}};
+                    .dropout = {context.training, context.seed, context.draw},
+                    .kv_rounding = active_kv_rounding_};
   Tensor h = embed_tokens(embedding_, batch.tokens);
   if (context.training && context.neftune_noise_alpha > 0) {
     add_neftune_noise(h, batch.segment_starts, context.neftune_noise_alpha, context.seed,
@@ -184,7 +224,8 @@ Tensor Decoder::next_logits(const std::vector<int32_t>& new_tokens, KvCache& cac
               n, cache.length, cache.capacity);
   PassLayout layout{.segment_starts = {0, static_cast<int32_t>(n)},
                     .rope = rope_.angles_from(cache.length, n),
-                    .compute_dtype = compute_dtype_};
+                    .compute_dtype = compute_dtype_,
+                    .kv_rounding = active_kv_rounding_};
   Tensor h = embed_tokens(embedding_, new_tokens);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     h = blocks_[i].forward_cached(h, layout, cache.layers[i], cache.length);

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -48,9 +49,23 @@ class Decoder {
   void load_adapter(const std::string& peft_directory, lora::AdapterDtype dtype,
                     double dropout = 0);
 
+  /// Grids by module, which merged weights and inputs are rounded to while set_fake_quant is on.
+  ///   throws    ConfigError for a base whose weights are neither plain nor NF4
+  void set_grids(std::map<std::string, lora::LinearGrid> grids);
+  void set_kv_rounding(KvRounding rounding) { kv_rounding_ = rounding; }
+  void set_fake_quant(bool on);
+  bool is_rounding() const { return is_rounding_; }
+  /// Fits held grids to the merged weights as they are now; learned factors become 1.
+  void fit_grids();
+  /// After an optimizer step: what observers saw begins to count.
+  ///   throws    ValueError naming the module whose learned scales left their range
+  void end_grid_step();
+  const std::map<std::string, lora::LinearGrid>& grids() const { return grids_; }
+
   /// Names and FP32 masters of all adapters, in the order of the layers: the autograd leaves.
   std::vector<lora::NamedAdapter> adapters() const;
-  std::vector<torch::Tensor> trainable_parameters() const;  // A, B, A, B, …
+  /// A, B, A, B, …, then the factors of learned scales.
+  std::vector<torch::Tensor> trainable_parameters() const;
 
   /// Sum of the negative log likelihoods of all targets, with its graph.  scalar f32
   torch::Tensor loss_sum(const TokenBatch& batch, const ForwardContext& context) const;
@@ -86,6 +101,10 @@ class Decoder {
   torch::Tensor final_norm_;  // [C] f32
   RopeTable rope_;
   std::vector<DecoderBlock> blocks_;
+  std::map<std::string, lora::LinearGrid> grids_;
+  bool is_rounding_ = false;
+  KvRounding kv_rounding_ = KvRounding::kNone;
+  KvRounding active_kv_rounding_ = KvRounding::kNone;
 };
 
 }  // namespace qlora::model

@@ -60,9 +60,10 @@ Tensor DecoderBlock::attention_input(const Tensor& h, const PassLayout& layout) 
 }
 
 Tensor DecoderBlock::attention_mix(const Tensor& x, const PassLayout& layout) const {
-  const Tensor q = rotated(q_proj, x, layout);                               // [T, H·D]
-  const Tensor k = rotated(k_proj, x, layout);                               // [T, kv·D]
-  const Tensor v = v_proj.forward(x, layout.compute_dtype, layout.dropout);  // [T, kv·D]
+  const Tensor q = rotated(q_proj, x, layout);                         // [T, H·D]
+  Tensor k = rotated(k_proj, x, layout);                               // [T, kv·D]
+  Tensor v = v_proj.forward(x, layout.compute_dtype, layout.dropout);  // [T, kv·D]
+  round_kv(k, v, layout.segment_starts, shape.head_dim, layout.kv_rounding);
   return attention(q, k, v, layout.segment_starts, shape.head_dim);
 }
 
@@ -110,8 +111,9 @@ Tensor DecoderBlock::forward_cached(const Tensor& h, const PassLayout& layout,
   const int64_t n = h.size(0), total = cached_tokens + n;
   const Tensor x = attention_input(h, layout);
   const Tensor q = rotated(q_proj, x, layout);
-  const Tensor k = rotated(k_proj, x, layout);
-  const Tensor v = v_proj.forward(x, layout.compute_dtype, layout.dropout);
+  Tensor k = rotated(k_proj, x, layout);
+  Tensor v = v_proj.forward(x, layout.compute_dtype, layout.dropout);
+  round_kv(k, v, layout.segment_starts, shape.head_dim, layout.kv_rounding);
   const auto per_head = [&](const Tensor& t) {
     return t.view({n, shape.kv_heads, shape.head_dim}).transpose(0, 1);  // [kv heads, n, D]
   };

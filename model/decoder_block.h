@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lora/lora_linear.h"
+#include "model/kv_rounding.h"
 #include "model/rope.h"
 
 namespace qlora::model {
@@ -36,6 +37,7 @@ struct PassLayout {
   RopeAngles rope;                      // cos, sin [T, D/2] f32
   torch::ScalarType compute_dtype = torch::kFloat32;
   lora::DropoutKey dropout;
+  KvRounding kv_rounding = KvRounding::kNone;
 };
 
 /// Pre-norm transformer block: h += o(attention(norm(h))); h += down(silu(gate) · up).

@@ -17,6 +17,7 @@ struct ModelOptions {
   DeviceChoice device = DeviceChoice::kAuto;         // auto: CUDA where a driver and module are
   bool load_in_4bit = true;  // false: the base stays 16-bit (LoRA without Q)
   std::string cache_dir;     // where the quantized base is kept; empty: no cache
+  bool exact_base = false;  // a base in 16 bits keeps the source's numbers, whatever is computed in
 };
 
 }  // namespace qlora::model

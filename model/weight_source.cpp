@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "lora/tensor_view.h"
@@ -56,8 +57,17 @@ lora::FrozenWeight decoded(const quant::TensorMap& parts, const io::QuantizedMod
   return packed(quant::from_llm_int8(parts));
 }
 
+/// The one scale of int8 inputs.
+float fixed_scale(const quant::TensorMap& parts) {
+  const auto scale = parts.at("input_scale").to(torch::kFloat32).item<float>();
+  QLORA_CHECK(std::isfinite(scale) && scale > 0, FormatError,
+              "[model] input_scale is {}, allowed one positive number", scale);
+  return scale;
+}
+
 /// What the engine that the format is made for does to the inputs.
-void set_inputs(lora::FrozenWeight& weight, const io::QuantizedForm& form) {
+void set_inputs(lora::FrozenWeight& weight, const io::QuantizedForm& form,
+                const quant::TensorMap& parts) {
   using quant::InputRounding;
   switch (form.inputs) {
     case io::InputForm::kPlain:
@@ -72,6 +82,8 @@ void set_inputs(lora::FrozenWeight& weight, const io::QuantizedForm& form) {
     case io::InputForm::kFp8Static:
       return weight.set_input_quantizer(
           {InputRounding::kFp8Static, weight.as<quant::Fp8Tensor>().input_scale.item<float>()});
+    case io::InputForm::kInt8Static:
+      return weight.set_input_quantizer({InputRounding::kInt8Static, fixed_scale(parts)});
   }
 }
 
@@ -98,8 +110,9 @@ torch::Tensor WeightSource::dense(const std::string& name, torch::ScalarType dty
 lora::FrozenWeight WeightSource::packed(const std::string& module) const {
   const io::QuantizedModule& m = checkpoint_.quantized_module(module);
   try {
-    lora::FrozenWeight weight = decoded(parts_of(m), m);
-    set_inputs(weight, m.form);
+    const quant::TensorMap parts = parts_of(m);
+    lora::FrozenWeight weight = decoded(parts, m);
+    set_inputs(weight, m.form, parts);
     checkpoint_.release(module + ".weight");
     return weight;
   } catch (const Error& problem) {

@@ -39,9 +39,29 @@ torch::Tensor round_inputs(const torch::Tensor& x, const InputQuantizer& quantiz
     case InputRounding::kFp8Static:
       scale = torch::full({1, 1}, quantizer.scale);
       break;
+    case InputRounding::kInt8Static:
+      return wide.div(quantizer.scale)
+          .round()
+          .clamp(-128, 127)
+          .mul(quantizer.scale)
+          .to(x.scalar_type());
   }
   const auto codes = wide.div(scale).clamp(-kFp8Max, kFp8Max).to(torch::kFloat8_e4m3fn);
   return codes.to(torch::kFloat32).mul(scale).to(x.scalar_type());
+}
+
+float input_reach(InputRounding rounding) {
+  return rounding == InputRounding::kFp8Static ? kFp8Max : 127.5F;
+}
+
+void mask_input_gradient(const torch::Tensor& x, const InputQuantizer& quantizer,
+                         torch::Tensor& gradient) {
+  const bool cuts = quantizer.rounding == InputRounding::kFp8Static ||
+                    quantizer.rounding == InputRounding::kInt8Static;
+  if (!cuts) return;
+  const at::NoGradGuard no_grad;
+  const float reach = input_reach(quantizer.rounding) * quantizer.scale;
+  gradient.masked_fill_(x.abs().gt(reach), 0);
 }
 
 }  // namespace qlora::quant

@@ -11,11 +11,12 @@ enum class InputRounding {
                       // rounded with scale max|x| / 127 (Dettmers et al., arXiv:2208.07339)
   kFp8PerToken,       // scale max|x| / 448 of each token, E4M3
   kFp8Static,         // one scale for all, E4M3; what lies beyond is cut off
+  kInt8Static,        // one scale for all, codes -128 to 127; what lies beyond is cut off
 };
 
 struct InputQuantizer {
   InputRounding rounding = InputRounding::kInt8PerToken;
-  float scale = 1;      // kFp8Static alone
+  float scale = 1;      // kFp8Static and kInt8Static alone
   float threshold = 0;  // kInt8WithOutliers alone; 0: no outliers
 };
 
@@ -23,5 +24,14 @@ struct InputQuantizer {
 ///   x         [T, K] f32, f16 or bf16; not changed; a token of zeros stays zeros
 ///   Gradient  none: the caller passes it straight through
 torch::Tensor round_inputs(const torch::Tensor& x, const InputQuantizer& quantizer);
+
+/// The gradient of x from that of its rounded numbers: it passes straight through, but not where a
+/// static scale cuts off (Bengio et al., arXiv:1308.3432).
+///   gradient  [T, K], changed in place
+void mask_input_gradient(const torch::Tensor& x, const InputQuantizer& quantizer,
+                         torch::Tensor& gradient);
+
+/// The greatest |x| over the scale of static inputs: what is not cut off.
+float input_reach(InputRounding rounding);
 
 }  // namespace qlora::quant

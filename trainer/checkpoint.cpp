@@ -12,6 +12,7 @@
 #include "io/atomic_file.h"
 #include "io/safetensors.h"
 #include "io/sha256.h"
+#include "lora/grid_files.h"
 #include "lora/peft_files.h"
 #include "lora/tensor_view.h"
 #include "trainer/resume_check.h"
@@ -103,6 +104,11 @@ std::vector<Parameter> adapter_parameters(const model::Decoder& model) {
     parameters.push_back({named.module + ".lora_A", named.adapter.a});
     parameters.push_back({named.module + ".lora_B", named.adapter.b});
   }
+  for (const auto& [module, grid] : model.grids()) {
+    if (grid.held != nullptr && grid.held->factor.defined()) {
+      parameters.push_back({module + ".grid_factor", grid.held->factor});
+    }
+  }
   return parameters;
 }
 
@@ -122,6 +128,7 @@ void save_checkpoint(const fs::path& directory, const Progress& progress,
                      const RunFacts& facts) {
   io::AtomicDirectory folder(directory, io::IfExists::kReplace);
   lora::write_peft_adapter(folder.path(), state.model.adapters(), facts.lora, facts.base_model);
+  if (state.model.is_rounding()) lora::write_grids(folder.path(), state.model.grids());
   write_tensors(folder.path() / "optimizer.safetensors", learnt_tensors(state.optimizer));
   nlohmann::json json = progress;
   json["format_version"] = kFormatVersion;
@@ -168,7 +175,12 @@ Progress load_checkpoint(const fs::path& directory, const TrainingState& state,
   return progress;
 }
 
+bool has_saved_grids(const fs::path& directory) {
+  return fs::exists(directory / lora::kGridFile);
+}
+
 void load_learnt_state(const fs::path& directory, const TrainingState& state) {
+  if (has_saved_grids(directory)) lora::read_grids(directory, state.model.grids());
   read_tensors(directory / "optimizer.safetensors", learnt_tensors(state.optimizer));
   with_state(directory, [&](const nlohmann::json& json) {
     state.optimizer.set_updates(json.at("optimizer_updates").get<int64_t>());
@@ -177,6 +189,7 @@ void load_learnt_state(const fs::path& directory, const TrainingState& state) {
 }
 
 void load_adapters(const fs::path& directory, const model::Decoder& model) {
+  if (has_saved_grids(directory)) lora::read_grids(directory, model.grids());
   read_tensors(directory / "optimizer.safetensors", master_tensors(adapter_parameters(model)));
 }
 

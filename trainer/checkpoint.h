@@ -29,7 +29,8 @@ struct RunIdentity {
   std::string train_hash;  // of the training set's tokens, hash_examples()
 };
 
-/// Names and FP32 masters of all adapters: "model.layers.0.self_attn.q_proj.lora_A", ….
+/// Names and FP32 masters of all adapters, "model.layers.0.self_attn.q_proj.lora_A", …, and of
+/// learned scales, "model.layers.0.self_attn.q_proj.grid_factor".
 std::vector<Parameter> adapter_parameters(const model::Decoder& model);
 
 /// SHA-256 of all tokens and masks, in order.
@@ -38,7 +39,8 @@ std::string hash_examples(const data::ExampleSet& set);
 /// Writes a checkpoint: it appears complete or not at all.
 ///   Files     adapter_model.safetensors, adapter_config.json: for peft, in the adapters' dtype;
 ///             optimizer.safetensors: FP32 masters and optimizer states; trainer_state.json:
-///             counters, data cursor, loss scale, history; manifest.json: sizes and hashes
+///             counters, data cursor, loss scale, history; qat_grids.safetensors where rounding
+///             to held or measured grids has begun; manifest.json: sizes and hashes
 ///   throws    IoError (no space left, …): earlier checkpoints are as they were
 void save_checkpoint(const std::filesystem::path& directory, const Progress& progress,
                      const TrainingState& state, const RunIdentity& identity,
@@ -54,7 +56,10 @@ Progress load_checkpoint(const std::filesystem::path& directory, const TrainingS
 /// Restores adapters, optimizer and loss scale alone: the watchdog's roll-back.
 void load_learnt_state(const std::filesystem::path& directory, const TrainingState& state);
 
-/// Restores the adapters' masters alone: load_best_model_at_end.
+/// True where a checkpoint holds grids that rounding goes on with.
+bool has_saved_grids(const std::filesystem::path& directory);
+
+/// Restores the adapters' masters and grids alone: load_best_model_at_end.
 void load_adapters(const std::filesystem::path& directory, const model::Decoder& model);
 
 }  // namespace qlora::trainer

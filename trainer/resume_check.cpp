@@ -8,8 +8,9 @@
 namespace qlora::trainer {
 namespace {
 
-constexpr std::array kMustMatch = {"seed", "per_device_train_batch_size",
-                                   "gradient_accumulation_steps", "packing", "shuffle"};
+constexpr std::array kMustMatch = {
+    "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "packing", "shuffle",
+    "qat"};
 
 constexpr std::array kShapesLosses = {
     "learning_rate",     "weight_decay",        "adam_beta1",   "adam_beta2",    "adam_epsilon",

@@ -14,6 +14,7 @@ struct RunFacts {
   std::string base_model;                  // the same: base_model_name_or_path
   std::filesystem::path tokenizer_source;  // its files are copied to the run; empty: none are
   Json config;                             // written as config.resolved.json; null: not written
+  Json qat;                                // what the run rounds to; null: nothing
   std::string data_name;                   // of the training set, for README.md
 };
 

@@ -33,6 +33,13 @@ void check_fit(const TrainingState& state, const data::ExampleSet* eval_set,
               "to steps or epoch");
 }
 
+/// What the run learns on is part of what it is.
+Json identity_options(const TrainOptions& options, const RunFacts& facts) {
+  Json json = write_fields(options);
+  if (!facts.qat.is_null()) json["qat"] = facts.qat;
+  return json;
+}
+
 /// Where a program has asked before, the warnings were given then.
 RunStart start_of(const TrainOptions& options) {
   NullLog silent;
@@ -48,7 +55,8 @@ Session::Session(const TrainingState& state, const data::ExampleSet& train_set,
       options_(options),
       facts_(facts),
       start_(start_of(options)),
-      identity_{.options = write_fields(options), .train_hash = hash_examples(train_set)},
+      identity_{.options = identity_options(options, facts),
+                .train_hash = hash_examples(train_set)},
       total_steps_(trainer::total_steps(options, state.batches.steps_per_epoch())),
       user_log_(log) {
   check_fit(state, eval_set, options);
@@ -62,6 +70,12 @@ Progress& Session::resume_or_start() {
     newest_ = {progress_.step, *start_.checkpoint};
     user_log_.notice(
         fmt::format("resumed from {} at step {}", start_.checkpoint->string(), progress_.step));
+  }
+  const bool has_grids = start_.checkpoint && has_saved_grids(*start_.checkpoint);
+  if (has_grids) {
+    state_.model.set_fake_quant(progress_.step >= options_.fake_quant.start_step);
+  } else {
+    move_grids();
   }
   prepare_run_directory(options_, start_, progress_.step);
   recorder_.emplace(start_.run_dir, options_, total_steps_, state_.batches.steps_per_epoch(),
@@ -96,6 +110,18 @@ void Session::record(const StepStats& stats, const StepClock& clock) {
     last_loss_ = stats.loss;
   }
   recorder_->step(progress_, stats, clock);
+  if (state_.model.grids().empty()) return;
+  if (state_.model.is_rounding()) state_.model.end_grid_step();
+  move_grids();
+}
+
+void Session::move_grids() {
+  const auto& schedule = options_.fake_quant;
+  const int64_t since = progress_.step - schedule.start_step;
+  if (since < 0) return;
+  const bool is_due = schedule.refresh_steps > 0 && since % schedule.refresh_steps == 0;
+  if (!state_.model.is_rounding() || is_due) state_.model.fit_grids();
+  state_.model.set_fake_quant(true);
 }
 
 void Session::watch(const StepStats& stats) {

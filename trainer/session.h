@@ -42,6 +42,8 @@ class Session {
   TrainResult finish();
 
  private:
+  /// Fits held grids where they begin or are due, and sets whether the model rounds.
+  void move_grids();
   bool is_due(Strategy strategy, int64_t every_steps) const;
   bool is_saved() const { return newest_ && newest_->step == progress_.step; }
   TrainResult result() const;

@@ -65,6 +65,12 @@ struct WatchdogOptions {
   int64_t max_rollbacks = 3;
 };
 
+/// When rounding to the model's grids, if it has any, begins and when grids are fitted anew.
+struct FakeQuantSchedule {
+  int64_t start_step = 0;
+  int64_t refresh_steps = 0;  // 0: never
+};
+
 /// Top-level keys of a configuration: how long, how fast, how often, and where to.
 struct TrainOptions {
   std::string output_dir = "runs/out";
@@ -88,6 +94,7 @@ struct TrainOptions {
   bool overwrite = false;
   std::vector<std::string> report_to = {"tensorboard"};
   bool report = true;
+  FakeQuantSchedule fake_quant;  // of section qat: not keys here
 };
 
 template <class V>

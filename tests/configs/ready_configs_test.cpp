@@ -75,7 +75,7 @@ TEST(ReadyConfigs, AllAreValidAndComplete) {
     EXPECT_EQ(loaded.notices.size(), is_recipe ? 1u : 0u) << entry.path();
     EXPECT_TRUE(loaded.config.training.output_dir.starts_with("runs/")) << entry.path();
   }
-  EXPECT_EQ(count, 3);
+  EXPECT_EQ(count, 4);
 }
 
 TEST(ReadyConfigs, RecipeIsTheOneThatIsDocumented) {

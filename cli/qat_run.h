@@ -1,0 +1,40 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "configs/run_config.h"
+#include "core/run_log.h"
+#include "data/example_builder.h"
+#include "model/decoder.h"
+
+namespace qlora::cli {
+
+/// Whether section qat fits the model: shapes, format, a base that can be rounded. Opens the
+/// checkpoint's header alone.
+///   Requires  qat.is_on()
+///   throws    ConfigError, ShapeError in the words of the export that will write it; ConfigError
+///             for a base that is quantized already
+void check_qat(const configs::RunConfig& config);
+
+/// Where qat.awq_scales asks for it: writes the scaled copy of the base and makes it the base of
+/// the configuration. A run that is resumed takes the copy that is there.
+///   returns   false where a signal ended the search
+///   throws    what exporter::fold_awq throws
+bool fold_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log);
+
+/// Gives the model the grids that section qat trains on. They count from set_fake_quant on.
+///   Requires  qat.is_on()
+void set_qat_grids(const configs::RunConfig& config, model::Decoder& model);
+
+/// The same for an adapter of a run that is over, with what training moved of the grids; rounding
+/// is on.
+///   throws    what lora::read_grids throws
+void restore_qat_grids(const configs::RunConfig& config, const std::string& adapter,
+                       model::Decoder& model);
+
+/// The configuration of the run that an adapter comes from, where that run trained on a grid.
+///   adapter   a run directory, one of its checkpoints, or any other PEFT folder: nothing
+std::optional<configs::RunConfig> qat_run_of(const std::string& adapter);
+
+}  // namespace qlora::cli

@@ -1,0 +1,267 @@
+// Runs that train on the grid they export, as processes: what is trained is what is measured, what
+// is written, and what a resumed run goes on from.
+#include <filesystem>
+
+#include "tests/cli/fixture.h"
+
+namespace qlora::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+class QatProgram : public ProgramTest {
+ protected:
+  void SetUp() override {
+    ProgramTest::SetUp();
+    config_["quantization"] = {{"load_in_4bit", true}};
+    config_["max_steps"] = 12;
+    config_["eval_steps"] = 12;
+    config_["save_steps"] = 4;
+    config_["qat"] = {{"scheme", "int4-awq"}, {"group_size", 32}};
+  }
+  nlohmann::json measured(std::vector<std::string> more) const {
+    more.insert(more.begin(), {"perplexity", "--dataset-name", path("eval.jsonl"), "--template",
+                               "dolly", "--compute-dtype", "fp32", "--json"});
+    const ProgramResult result = qlora(more);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return nlohmann::json::parse(result.out);
+  }
+  /// Refused before anything is loaded or written.
+  void expect_train_refused(const std::vector<std::string>& words) {
+    write_config();
+    expect_refused(train(), words);
+    EXPECT_FALSE(fs::exists(path("out"))) << "something was written";
+  }
+  /// Trains, exports, and holds the three perplexities against each other.
+  void expect_trained_equals_exported(const std::string& name) {
+    config_["export"] = {{"output_dir", path(name)}};
+    write_config();
+    const ProgramResult trained = train({"--output-dir", path("run-" + name)});
+    ASSERT_EQ(trained.exit_code, 0) << trained.err;
+    const auto steps = losses(path("run-" + name));
+    EXPECT_LT(steps.back(), steps.front()) << name;
+    const auto evaluations = log_records(path("run-" + name), "evaluation");
+    ASSERT_FALSE(evaluations.empty());
+    const double in_training = std::exp(evaluations.back().at("loss").get<double>());
+    const double adapter = measured({"--adapter", path("run-" + name)}).at("perplexity");
+    const double written = measured({"--model-path", path(name)}).at("perplexity");
+    EXPECT_NEAR(adapter / in_training, 1, 1e-5) << name;
+    EXPECT_NEAR(written / in_training, 1, 1e-3) << name;
+    const auto report = nlohmann::json::parse(read_text(folder_ / name / "report.json"));
+    EXPECT_NE(report.at("grid").get<std::string>().find("trained on this grid"), std::string::npos);
+    EXPECT_EQ(report.at("calibration"), "");
+  }
+};
+
+TEST_F(QatProgram, EverySchemeTrainsExportsAndMeasuresAlike) {
+  expect_trained_equals_exported("awq");
+  config_["qat"] = {
+      {"scheme", "int4-gptq"}, {"group_size", 32}, {"scales", "learned"}, {"start_step", 3}};
+  expect_trained_equals_exported("gptq-learned");
+  config_["qat"] = {{"scheme", "int4-gptq"},
+                    {"bits", 3},
+                    {"group_size", 32},
+                    {"scales", "clip"},
+                    {"refresh_steps", 4}};
+  expect_trained_equals_exported("gptq3-clip");
+  config_["qat"] = {{"scheme", "fp8"}};
+  expect_trained_equals_exported("fp8");
+  config_["qat"] = {{"scheme", "int8"}};
+  expect_trained_equals_exported("int8");
+  config_["qat"] = {{"scheme", "int8"}, {"activations", "int8_static"}, {"observer", "percentile"}};
+  expect_trained_equals_exported("int8-static");
+  config_["qat"] = {{"scheme", "fp8"}, {"activations", "fp8_static"}, {"observer", "minmax"}};
+  expect_trained_equals_exported("fp8-static");
+}
+
+TEST_F(QatProgram, TheOriginalBaseAndSectionExportSayTheGrid) {
+  config_["quantization"] = {{"load_in_4bit", false}};
+  config_["qat"] = {{"scheme", "export"}, {"merge_base", "original"}};
+  config_["export"] = {{"output_dir", path("v2")},
+                       {"quantization_type", "rtn"},
+                       {"format", "gptq_v2"},
+                       {"symmetric", false},
+                       {"group_size", 32}};
+  write_config();
+  ASSERT_EQ(train().exit_code, 0);
+  const double adapter = measured({"--adapter", path("out")}).at("perplexity");
+  EXPECT_NEAR(measured({"--model-path", path("v2")}).at("perplexity").get<double>() / adapter, 1,
+              1e-3);
+  // The grid can be left out; then the adapter is on its base alone.
+  const auto plain = measured({"--adapter", path("out"), "--set", "qat.scheme=none"});
+  EXPECT_NE(plain.at("perplexity"), adapter);
+}
+
+TEST_F(QatProgram, AnExportOfTheRunWritesTheTrainedGridAndSaysWhereItDoesNot) {
+  write_config();
+  ASSERT_EQ(train().exit_code, 0);
+  const ProgramResult same = qlora({"export", "--run", path("out"), "--json"});
+  ASSERT_EQ(same.exit_code, 0) << same.err;
+  const auto facts = nlohmann::json::parse(same.out);
+  EXPECT_EQ(facts.at("output_dir"), path("out-qat-4bit"));
+  EXPECT_NE(facts.at("grid").get<std::string>().find("trained on this grid"), std::string::npos);
+  const ProgramResult other = qlora({"export", "--run", path("out"), "--bits", "8", "--format",
+                                     "gptq", "--output-dir", path("other"), "--json"});
+  ASSERT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_NE(other.err.find("another grid, rounded anew"), std::string::npos) << other.err;
+  EXPECT_EQ(other.out.find("trained on this grid"), std::string::npos);
+  // One checkpoint's adapter on the run's grid.
+  const ProgramResult early = qlora({"export", "--run", path("out"), "--adapter",
+                                     path("out/checkpoint-4"), "--output-dir", path("early")});
+  EXPECT_EQ(early.exit_code, 0) << early.err;
+}
+
+TEST_F(QatProgram, ResumeIsBitExactWithLearnedScalesAndObservers) {
+  const std::vector<nlohmann::ordered_json> sections = {
+      {{"scheme", "int4-gptq"}, {"group_size", 32}, {"scales", "learned"}, {"start_step", 2}},
+      {{"scheme", "int4-awq"}, {"group_size", 32}, {"scales", "clip"}, {"refresh_steps", 3}},
+      {{"scheme", "int8"}, {"activations", "int8_static"}, {"observer", "mse"}}};
+  for (const auto& section : sections) {
+    config_["qat"] = section;
+    write_config();
+    ASSERT_EQ(train({"--output-dir", path("whole"), "--overwrite"}).exit_code, 0);
+    ASSERT_EQ(train({"--overwrite"}).exit_code, 0);
+    fs::remove_all(folder_ / "out/checkpoint-12");
+    fs::remove(folder_ / "out/adapter_model.safetensors");
+    const ProgramResult resumed = train({"--resume", "auto"});
+    ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+    EXPECT_EQ(losses(path("out")), losses(path("whole"))) << section;
+    for (const char* file : {"adapter_model.safetensors", "qat_grids.safetensors"}) {
+      EXPECT_EQ(read_text(folder_ / "out" / file), read_text(folder_ / "whole" / file))
+          << section << file;
+    }
+  }
+}
+
+TEST_F(QatProgram, AResumedRunHasToRoundAlike) {
+  write_config();
+  ASSERT_EQ(train().exit_code, 0);
+  fs::remove(folder_ / "out/adapter_model.safetensors");
+  expect_refused(
+      train({"--resume", "auto", "--set", "qat.symmetric=false", "--set", "qat.scheme=int4-gptq"}),
+      {"qat", "the checkpoint was made with"});
+}
+
+TEST_F(QatProgram, AGptqSolutionGivesTheGrid) {
+  const ProgramResult solved =
+      qlora({"export", "--model-path", path("model"), "--dataset-name", path("train.jsonl"),
+             "--quantization-type", "gptq", "--group-size", "32", "--symmetric", "false",
+             "--compute-dtype", "fp32", "--output-dir", path("solved")});
+  ASSERT_EQ(solved.exit_code, 0) << solved.err;
+  config_["qat"] = {{"scheme", "int4-gptq"},
+                    {"group_size", 32},
+                    {"symmetric", false},
+                    {"grid_from", path("solved")}};
+  expect_trained_equals_exported("from-gptq");
+  config_["qat"]["bits"] = 3;
+  config_.erase("export");
+  write_config();
+  expect_refused(train({"--output-dir", path("never")}), {"grid_from", "has 4 bits", "needs 3"});
+}
+
+TEST_F(QatProgram, AwqScalesAreFoldedIntoACopyOfTheBase) {
+  config_["qat"]["awq_scales"] = true;
+  expect_trained_equals_exported("awq-scaled");
+  const auto resolved =
+      nlohmann::json::parse(read_text(folder_ / "run-awq-scaled/config.resolved.json"));
+  const std::string base = resolved.at("model_name_or_path");
+  EXPECT_EQ(base, path("run-awq-scaled-awq-base"));
+  EXPECT_EQ(resolved.at("qat").at("awq_scales"), false);  // the copy is not scaled again
+  // The copy computes what the model does, but for its rounding to 16 bits; its weights differ.
+  const double model = measured({"--model-path", path("model")}).at("perplexity");
+  EXPECT_NEAR(measured({"--model-path", base}).at("perplexity").get<double>() / model, 1, 2e-3);
+  EXPECT_NE(read_text(fs::path(base) / "model.safetensors"),
+            read_text(folder_ / "model/model.safetensors"));
+  // Resumed, the run takes the copy that is there.
+  fs::remove_all(folder_ / "run-awq-scaled/checkpoint-12");
+  const auto whole = losses(path("run-awq-scaled"));
+  config_.erase("export");
+  write_config();
+  const ProgramResult resumed = train({"--output-dir", path("run-awq-scaled"), "--resume", "auto"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(losses(path("run-awq-scaled")), whole);
+}
+
+TEST_F(QatProgram, GenerateAnswersWithTheGrid) {
+  write_config();
+  ASSERT_EQ(train().exit_code, 0);
+  const ProgramResult answer =
+      qlora({"generate", "--adapter", path("out"), "--prompt", "abc", "--max-new-tokens", "4",
+             "--compute-dtype", "fp32", "--json"});
+  ASSERT_EQ(answer.exit_code, 0) << answer.err;
+  EXPECT_NE(answer.err.find("rounded to what the adapter was trained on"), std::string::npos);
+  EXPECT_FALSE(nlohmann::json::parse(answer.out).at("tokens").empty());
+}
+
+TEST_F(QatProgram, KeysAndValuesOfFewBitsAreTrained) {
+  config_["qat"]["kv_cache"] = "int4";
+  write_config();
+  ASSERT_EQ(train().exit_code, 0);
+  const double rounded = measured({"--adapter", path("out")}).at("perplexity");
+  const auto evaluations = log_records(path("out"), "evaluation");
+  EXPECT_NEAR(rounded / std::exp(evaluations.back().at("loss").get<double>()), 1, 1e-5);
+  const double plain =
+      measured({"--adapter", path("out"), "--set", "qat.kv_cache=none"}).at("perplexity");
+  EXPECT_NE(rounded, plain);
+}
+
+TEST_F(QatProgram, WhatNoFormatHoldsIsRefusedBeforeTraining) {
+  const std::vector<std::pair<nlohmann::ordered_json, std::vector<std::string>>> refused = {
+      {{{"scheme", "int4-awq"}, {"bits", 3}}, {"rtn in the format awq at 3 bits", "not legal"}},
+      {{{"scheme", "int4-awq"}, {"symmetric", true}}, {"symmetric", "not legal"}},
+      {{{"scheme", "int4-awq"}, {"group_size", 128}}, {"group_size 128 does not divide", "64"}},
+      {{{"scheme", "fp8"}, {"bits", 4}}, {"fp8", "4 bits", "not legal"}},
+      {{{"scheme", "fp8"}, {"scales", "learned"}}, {"scales is learned", "fp8"}},
+      {{{"scheme", "int4-awq"}, {"activations", "int8"}}, {"activations is int8", "allowed: none"}},
+      {{{"scheme", "int8"}, {"activations", "fp8"}}, {"activations is fp8", "int8_static"}},
+      {{{"scheme", "int4-awq"}, {"merge_base", "auto"}}, {"merge_base is auto", "nf4, original"}},
+      {{{"scheme", "int4-awq"}, {"merge_base", "original"}}, {"merge_base is original", "true"}},
+      {{{"scheme", "export"}, {"bits", 4}}, {"scheme is export", "set them there"}},
+      {{{"scheme", "int4-awq"}, {"start_step", 12}}, {"start_step is 12", "12 steps"}},
+      {{{"scheme", "int4-awq"}, {"skip_modules", {"nothing"}}}, {"nothing", "skip_modules"}},
+      {{{"scheme", "int4-awq"}, {"scales", "learned"}, {"refresh_steps", 2}},
+       {"refresh_steps is 2", "learned"}},
+      {{{"scheme", "int4-gptq"}, {"grid_from", path("nowhere")}}, {"nowhere"}}};
+  for (const auto& [section, words] : refused) {
+    config_["qat"] = section;
+    expect_train_refused(words);
+  }
+}
+
+TEST_F(QatProgram, WhatTheRestOfTheConfigurationForbidsIsRefused) {
+  config_["lora"]["lora_dropout"] = 0.1;
+  expect_train_refused({"lora_dropout is 0.1", "set it to 0"});
+  config_["lora"]["lora_dropout"] = 0.0;
+  config_["qat"]["scales"] = "learned";
+  config_["weight_decay"] = 0.1;
+  expect_train_refused({"weight_decay is 0.1", "learned scales"});
+  config_["weight_decay"] = 0.0;
+  config_["qat"]["start_step"] = 2;
+  config_["load_best_model_at_end"] = true;
+  config_["save_steps"] = 12;
+  expect_train_refused({"load_best_model_at_end", "qat.start_step 2"});
+  config_.erase("load_best_model_at_end");
+  config_["qat"] = {{"scheme", "export"}};
+  config_["export"] = {{"quantization_type", "rtn"}, {"format", "gguf"}};
+  expect_train_refused({"scheme is export", "gguf"});
+}
+
+TEST_F(QatProgram, ABaseThatIsQuantizedAlreadyIsRefused) {
+  const ProgramResult solved =
+      qlora({"export", "--model-path", path("model"), "--dataset-name", path("train.jsonl"),
+             "--quantization-type", "rtn", "--group-size", "32", "--output-dir", path("packed")});
+  ASSERT_EQ(solved.exit_code, 0) << solved.err;
+  config_["model_name_or_path"] = path("packed");
+  expect_train_refused({"quantized already", "GPTQ", "name the checkpoint that it was made from"});
+}
+
+TEST_F(QatProgram, ScalesThatLeaveTheirRangeStopTheRunWithTheLayersName) {
+  config_["qat"] = {{"scheme", "int4-gptq"}, {"group_size", 32}, {"scales", "learned"}};
+  config_["learning_rate"] = 2.0;  // factors start at 1
+  config_["max_grad_norm"] = 0;
+  write_config();
+  expect_refused(train(), {"learned scales of model.layers.", "allowed positive and finite"});
+}
+
+}  // namespace
+}  // namespace qlora::testing
