@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -15,6 +16,7 @@ struct RunFacts {
   std::filesystem::path tokenizer_source;  // its files are copied to the run; empty: none are
   Json config;                             // written as config.resolved.json; null: not written
   std::string data_name;                   // of the training set, for README.md
+  uint64_t planned_bytes = 0;              // of memory at the peak, for the same; 0: not known
 };
 
 }  // namespace qlora::trainer
