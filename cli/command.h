@@ -20,6 +20,7 @@ void add_perplexity(CLI::App& program, Action& action);
 void add_generate(CLI::App& program, Action& action);
 void add_inspect(CLI::App& program, Action& action);
 void add_compare(CLI::App& program, Action& action);
+void add_plan(CLI::App& program, Action& action);
 void add_config(CLI::App& program, Action& action);
 
 }  // namespace qlora::cli

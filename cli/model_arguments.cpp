@@ -57,6 +57,14 @@ void add_json_option(CLI::App& command, bool& json) {
   command.add_flag("--json", json, "one JSON object on stdout, everything else on stderr");
 }
 
+void add_device_option(CLI::App& command, std::string& device) {
+  command
+      .add_option(
+          "--device", device,
+          "auto, cpu or cuda (auto: cuda where it can be used, else the CPU, with the reason)")
+      ->type_name("DEVICE");
+}
+
 void add_model_options(CLI::App& command, ModelArguments& arguments) {
   command
       .add_option(
@@ -69,6 +77,7 @@ void add_model_options(CLI::App& command, ModelArguments& arguments) {
                    "hold the base in NF4 with double quantization, as training does");
   command.add_option("--compute-dtype", arguments.compute_dtype,
                      "auto, bf16, fp16 or fp32 (auto: BF16 where the machine has it)");
+  add_device_option(command, arguments.device);
   command.add_option("--threads", arguments.threads, "of the CPU; 0: one per core");
   add_set_option(command, arguments.overrides);
   add_json_option(command, arguments.json);
@@ -81,6 +90,7 @@ configs::RunConfig resolve_config(const ModelArguments& arguments, RunLog& log) 
   if (!arguments.compute_dtype.empty()) {
     override_field(config, "compute_dtype=" + arguments.compute_dtype);
   }
+  if (!arguments.device.empty()) override_field(config, "device=" + arguments.device);
   config.threads = arguments.threads;
   if (!arguments.adapter.empty()) take_grid(arguments.adapter, config, log);
   for (const std::string& assignment : arguments.overrides) {

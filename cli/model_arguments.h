@@ -20,6 +20,7 @@ struct ModelArguments {
   std::string adapter;
   bool load_in_4bit = false;
   std::string compute_dtype;           // empty: the default
+  std::string device;                  // the same
   int64_t threads = 0;                 // 0: the default
   std::vector<std::string> overrides;  // --set
   bool json = false;
@@ -28,6 +29,7 @@ struct ModelArguments {
 void add_model_options(CLI::App& command, ModelArguments& arguments);
 /// `--set a.b=value`, may be given several times.
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides);
+void add_device_option(CLI::App& command, std::string& device);
 void add_json_option(CLI::App& command, bool& json);
 
 /// The configuration that the options stand for; --set has the last word.

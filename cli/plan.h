@@ -7,6 +7,8 @@
 #include "core/fields.h"
 #include "core/run_log.h"
 #include "data/example_builder.h"
+#include "model/memory_plan.h"
+#include "model/plan_shape.h"
 
 namespace qlora::cli {
 
@@ -14,18 +16,19 @@ namespace qlora::cli {
 struct Plan {
   Json facts;                     // for --dry-run --json
   std::string trainable_summary;  // as PEFT prints it
-  uint64_t estimated_bytes = 0;   // of memory at the peak
+  model::PlanShape shape;
+  model::MemoryPlan memory;  // at the peak
 };
 
 /// Opens the checkpoint's headers (every tensor is checked for shape and type), selects the
-/// adapters' linears, counts steps, estimates memory.
+/// adapters' linears, counts steps, plans memory.
 ///   throws    what the readers throw; ConfigError for target_modules that match nothing
 Plan make_plan(const configs::RunConfig& config, const data::TrainingData& data);
 
 /// The plan in a few lines.
 std::string plan_text(const Plan& plan);
 
-/// The same as notices, with a warning where the memory will hardly do.
+/// The same as notices, with a warning where the memory will hardly do, and what helps most.
 void show_plan(const Plan& plan, RunLog& log);
 
 }  // namespace qlora::cli

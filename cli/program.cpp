@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/memory_report.h"
 #include "cli/output.h"
 #include "core/error.h"
 #include "core/nearest_name.h"
+#include "core/out_of_memory.h"
 
 namespace qlora::cli {
 namespace {
@@ -23,6 +25,7 @@ constexpr const char* kExamples = R"(Examples:
   qlora generate --model-path models/smollm2-135m --prompt "The capital of France is"
   qlora inspect runs/out
   qlora compare models/smollm2-135m out-awq
+  qlora plan configs/smollm2-quickstart.json --device-memory 8GB
   qlora config explain lora.r
 
 qlora SUBCOMMAND --help says more. Exit codes: 0 done, 1 a bug, 2 refused with one line that says
@@ -102,12 +105,17 @@ int run(int argc, const char* const* argv) {
     add_generate(program, action);
     add_inspect(program, action);
     add_compare(program, action);
+    add_plan(program, action);
     add_config(program, action);
     return parse_and_act(program, argc, argv, action);
   } catch (const Error& error) {
     print_error(error.what());
     return kExitRefused;
   } catch (const std::exception& error) {
+    if (const auto problem = as_out_of_memory(error)) {
+      print_error(out_of_memory_text(*problem, "its work") + "; see qlora plan --help");
+      return kExitRefused;
+    }
     print_error(fmt::format("[internal] {}; this is a bug, please report it", error.what()));
     return kExitBug;
   }

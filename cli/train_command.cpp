@@ -5,6 +5,7 @@
 
 #include "cli/command.h"
 #include "cli/export_run.h"
+#include "cli/memory_report.h"
 #include "cli/model_arguments.h"
 #include "cli/output.h"
 #include "cli/plan.h"
@@ -12,10 +13,12 @@
 #include "cli/token_input.h"
 #include "core/error.h"
 #include "core/log_sinks.h"
+#include "core/out_of_memory.h"
 #include "core/parallel.h"
 #include "core/signals.h"
 #include "data/example_builder.h"
 #include "data/tokenizer.h"
+#include "model/device_choice.h"
 #include "trainer/finish.h"
 #include "trainer/run_directory.h"
 #include "trainer/train.h"
@@ -37,6 +40,7 @@ struct TrainArguments {
   std::vector<std::string> overrides;
   std::string resume;
   std::string output_dir;
+  std::string device;
   bool overwrite = false;
   bool dry_run = false;
   bool json = false;
@@ -49,6 +53,7 @@ std::vector<std::string> all_overrides(const TrainArguments& arguments) {
   if (!arguments.output_dir.empty()) {
     all.push_back("output_dir=" + Json(arguments.output_dir).dump());
   }
+  if (!arguments.device.empty()) all.push_back("device=" + arguments.device);
   if (arguments.overwrite) all.emplace_back("overwrite=true");
   return all;
 }
@@ -71,7 +76,8 @@ std::string tokenizer_source(const configs::RunConfig& config) {
   }
 }
 
-trainer::RunFacts run_facts(const configs::RunConfig& config, const data::TrainingData& data) {
+trainer::RunFacts run_facts(const configs::RunConfig& config, const data::TrainingData& data,
+                            const Plan& plan) {
   return {.lora = config.lora,
           .base_model = config.model_name_or_path,
           .tokenizer_source = tokenizer_source(config),
@@ -79,7 +85,8 @@ trainer::RunFacts run_facts(const configs::RunConfig& config, const data::Traini
           .qat = config.qat.is_on() ? Json{{"section", write_fields(config.qat)},
                                            {"grid", write_fields(config.exporting.grid)}}
                                     : Json(),
-          .data_name = data.train.name};
+          .data_name = data.train.name,
+          .planned_bytes = static_cast<uint64_t>(plan.memory.total())};
 }
 
 /// exports   the one JSON object is left to the export that follows
@@ -98,11 +105,28 @@ int report(const trainer::TrainResult& result, const TrainArguments& arguments, 
 }
 
 /// The model is gone from memory when this returns.
-trainer::TrainResult run_training(const configs::RunConfig& config, const data::TrainingData& data,
-                                  RunLog& log) {
+trainer::TrainResult load_and_train(const configs::RunConfig& config,
+                                    const data::TrainingData& data, const Plan& plan,
+                                    StageLog& log) {
   model::Decoder model = load_with_adapters(config, log);
+  log.enter("the optimizer's states");
   return trainer::train(model, data.train, data.eval ? &*data.eval : nullptr, config.training,
-                        run_facts(config, data), log);
+                        run_facts(config, data, plan), log);
+}
+
+/// throws    IoError or DeviceError with the plan where memory runs out
+trainer::TrainResult run_training(const configs::RunConfig& config, const data::TrainingData& data,
+                                  const Plan& plan, RunLog& log) {
+  StageLog stages(log);
+  try {
+    return load_and_train(config, data, plan, stages);
+  } catch (const std::exception& error) {
+    const auto problem = as_out_of_memory(error);
+    if (!problem) throw;
+    const std::string text = out_of_memory_text(*problem, stages.stage(), plan);
+    if (problem->is_device) throw DeviceError(text);
+    throw IoError(text);
+  }
 }
 
 /// A run that never rounds is a mistake.
@@ -121,6 +145,7 @@ int train(const TrainArguments& arguments) {
   configs::RunConfig config = loaded.config;
   for (const std::string& notice : loaded.notices) log.notice(notice);
   trainer::check_run_directory(config.training, log);
+  model::check_device(config.device);  // also told before the work
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
 
   if (config.qat.is_on()) check_qat(config);
@@ -140,7 +165,7 @@ int train(const TrainArguments& arguments) {
   show_plan(plan, log);
   const StopSignals signals;
   if (!fold_base(config, data.train, log)) return stop_exit_code();
-  const trainer::TrainResult result = run_training(config, data, log);
+  const trainer::TrainResult result = run_training(config, data, plan, log);
   const int code = report(result, arguments, exports, log);
   if (code != 0 || !exports) return code;
   return run_export(prepare_export_of_run(config), arguments.json, log,
@@ -163,6 +188,7 @@ void add_train(CLI::App& program, Action& action) {
       ->type_name("auto|PATH");
   command.add_option("--output-dir", arguments->output_dir, "instead of the configuration's")
       ->type_name("DIR");
+  add_device_option(command, arguments->device);
   command.add_flag("--overwrite", arguments->overwrite, "delete what an earlier run left there");
   command.add_flag("--dry-run", arguments->dry_run, "print the plan and stop");
   add_json_option(command, arguments->json);

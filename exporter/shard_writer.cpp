@@ -25,7 +25,7 @@ std::string shard_name(size_t shard, size_t count) {
 
 }  // namespace
 
-uint64_t parse_bytes(const std::string& text) {
+uint64_t parse_bytes(const std::string& text, std::string_view name) {
   static const std::map<std::string, double> kUnits = {
       {"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
       {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
@@ -35,10 +35,11 @@ uint64_t parse_bytes(const std::string& text) {
   const size_t blank = rest.find_first_not_of(' ');
   const auto unit = kUnits.find(std::string(blank == rest.npos ? "" : rest.substr(blank)));
   const double bytes = unit == kUnits.end() ? 0 : number * unit->second;
-  QLORA_CHECK(error == std::errc() && bytes >= 1 && bytes < 0x1p62, ConfigError,
-              "[export] max_shard_size is {}, allowed: a number with B, KB, MB, GB, TB (powers of "
-              "1000) or KiB, MiB, GiB, TiB, as in 5GB",
-              io::quote(text));
+  QLORA_CHECK(
+      error == std::errc() && bytes >= 1 && bytes < 0x1p62, ConfigError,
+      "[export] {} is {}, allowed: a number with B, KB, MB, GB, TB (powers of 1000) or KiB, "
+      "MiB, GiB, TiB, as in 5GB",
+      name, io::quote(text));
   return static_cast<uint64_t>(bytes);
 }
 

@@ -15,8 +15,9 @@
 namespace qlora::exporter {
 
 /// "5GB" and "500MB" count in powers of 1000, "2GiB" in powers of 1024, a bare number in bytes.
+///   name      of the option, for messages
 ///   throws    ConfigError for anything else, or less than one byte
-uint64_t parse_bytes(const std::string& text);
+uint64_t parse_bytes(const std::string& text, std::string_view name = "max_shard_size");
 
 /// Numbers of the tensors that go into each shard, in their order. A tensor is never split.
 std::vector<std::vector<size_t>> plan_shards(

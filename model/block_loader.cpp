@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "core/error.h"
+#include "model/device_choice.h"
 #include "model/load.h"
 
 namespace qlora::model {
@@ -33,9 +34,7 @@ BlockLoader::BlockLoader(const ModelOptions& options, const quant::Nf4Options& q
       quantization_(quantization),
       compute_dtype_(resolve_compute_dtype(options.compute_dtype)),
       source_(options.model_path) {
-  QLORA_CHECK(options.device != DeviceChoice::kCuda, DeviceError,
-              "[model] device is cuda, but the decoder of this version runs on the CPU; use "
-              "device cpu or auto");
+  check_device(options.device);
 }
 
 torch::Tensor BlockLoader::embedding() const {

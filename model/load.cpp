@@ -6,6 +6,7 @@
 #include "core/progress.h"
 #include "model/block_loader.h"
 #include "model/decoder.h"
+#include "model/device_choice.h"
 #include "model/nf4_cache.h"
 
 namespace qlora::model {
@@ -32,6 +33,7 @@ class DecoderLoader {
       : options_(options), quantization_(quantization), log_(log), parts_(options, quantization) {}
 
   Decoder load() {
+    if (const auto text = device_notice(options_.device)) log_.notice(*text);
     tell_quantization();
     Decoder d;
     d.config_ = parts_.config();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -16,6 +17,7 @@ struct RunFacts {
   Json config;                             // written as config.resolved.json; null: not written
   Json qat;                                // what the run rounds to; null: nothing
   std::string data_name;                   // of the training set, for README.md
+  uint64_t planned_bytes = 0;              // of memory at the peak, for the same; 0: not known
 };
 
 }  // namespace qlora::trainer

@@ -55,7 +55,17 @@ std::string settings(const TrainOptions& options, const RunFacts& facts) {
   return text + "\nAll of them: [config.resolved.json](config.resolved.json).\n";
 }
 
-std::string measured(const TrainResult& result) {
+/// What was measured beside what the plan said before anything was loaded.
+std::string memory_text(const TrainResult& result, const RunFacts& facts) {
+  const std::string measured = bytes_text(result.peak_rss_bytes);
+  if (facts.planned_bytes == 0 || result.peak_rss_bytes == 0) return measured;
+  const double ratio =
+      static_cast<double>(facts.planned_bytes) / static_cast<double>(result.peak_rss_bytes);
+  return fmt::format("{}; planned {} ({:+.0f}%)", measured, bytes_text(facts.planned_bytes),
+                     100 * (ratio - 1));
+}
+
+std::string measured(const TrainResult& result, const RunFacts& facts) {
   const double rate =
       result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0.0;
   std::string text = "\n## Run\n\n| | |\n|---|---|\n";
@@ -68,7 +78,7 @@ std::string measured(const TrainResult& result) {
   if (result.seconds_to_first_step) {
     text += row("start to first step", duration_text(*result.seconds_to_first_step));
   }
-  return text + row("peak memory", bytes_text(result.peak_rss_bytes));
+  return text + row("peak memory", memory_text(result, facts));
 }
 
 }  // namespace
@@ -85,7 +95,7 @@ std::string run_readme(const TrainOptions& options, const RunFacts& facts,
       table_text(result.run_dir.string()));
   text += evaluations(result);
   text += "\n![Loss over steps](loss.svg)\n";
-  text += measured(result);
+  text += measured(result, facts);
   text += settings(options, facts);
   return text;
 }

@@ -20,6 +20,13 @@ struct DeviceInfo {
 int device_count();
 DeviceInfo device_info(int device);
 
+/// Oldest compute capability that kernels are compiled for, times ten: the lowest of
+/// QLORA_CUDA_ARCHITECTURES.
+inline constexpr int32_t kOldestCapability = 80;
+
+/// throws    DeviceError with the GPU's name and capability where it is older
+void check_capability(const DeviceInfo& info);
+
 /// libtorch's current stream of a device (cudaStream_t), for the back ends' argument structs.
 void* current_stream(int device);
 

@@ -76,6 +76,18 @@ void open_module() {
   QLORA_CHECK(device_count() > 0, DeviceError,
               "[cuda] the driver sees no GPU, allowed at least 1; check nvidia-smi and "
               "CUDA_VISIBLE_DEVICES, or choose the device cpu");
+  check_capability(device_info(0));
+}
+
+std::optional<std::string> module_obstacle() {
+  if (module_is_open()) return std::nullopt;
+  try {
+    check_driver();
+    find_module_file();
+    return std::nullopt;
+  } catch (const DeviceError& obstacle) {
+    return obstacle.what();
+  }
 }
 
 const TableHeader* find_table(const char* symbol, uint32_t version, uint32_t size_bytes) {

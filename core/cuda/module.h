@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <string>
 
 namespace qlora::cuda {
 
@@ -16,8 +18,12 @@ struct TableHeader {
 /// keeps what it finds then.
 ///   Looks in  the folder of the program, ../lib/qlora, ../lib and ../bin
 ///   throws    DeviceError with the reason: no driver, no such file, a library that cannot be
-///             loaded, no device
+///             loaded, no device, a device that is too old
 void open_module();
+
+/// Why the module could not be opened, as far as that shows without opening it: no driver, no such
+/// file. Costs no memory, where opening costs libtorch_cuda's.
+std::optional<std::string> module_obstacle();
 
 /// Opens a given file, driver or not. Used by open_module and by tests.
 ///   throws    DeviceError

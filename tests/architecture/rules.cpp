@@ -78,14 +78,16 @@ std::string torch_chain(const SourceTree& tree, const std::string& path,
   return {};
 }
 
-/// Arithmetic, kernels, option headers and the torch-free modules reach no torch header.
+/// Arithmetic, kernels, option headers, memory plans and the torch-free modules reach no torch
+/// header.
 void check_torch_free(const SourceTree& tree, const SourceFile& file, Violations& found) {
   if (!tree.modules.contains(file.folder) || !file.is_code()) return;
   const bool must_be_free =
       file.folder == "io" || file.folder == "data" || file.folder == "configs" ||
       (file.folder == "core" && file.is_header() && file.name != "device.h") ||
-      file.has_suffix("_math.h") || file.has_suffix("_backend.h") ||
-      file.has_suffix("_options.h") || file.has_suffix(".cu") || file.has_suffix(".cuh");
+      (file.folder == "model" && contains(file.name, "plan")) || file.has_suffix("_math.h") ||
+      file.has_suffix("_backend.h") || file.has_suffix("_options.h") || file.has_suffix(".cu") ||
+      file.has_suffix(".cuh");
   if (!must_be_free) return;
   std::set<std::string> visited;
   const std::string chain = torch_chain(tree, file.path, visited);

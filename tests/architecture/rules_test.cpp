@@ -130,6 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "#include \"quant/nf4.h\"\n"},
         Planted{"TorchInOptions", "torch-free", "lora/lora_options.h",
                 "#pragma once\n#include \"quant/nf4.h\"\n"},
+        Planted{"TorchInPlan", "torch-free", "model/a_plan.cpp", "#include \"quant/nf4.h\"\n"},
         Planted{"TorchInIo", "torch-free", "io/gguf.cpp", "#include <c10/util/Half.h>\n"},
         Planted{"WideTorch", "narrow-includes", "model/a.cpp", "#include <torch/torch.h>\n"},
         Planted{"WideTorchInTests", "narrow-includes", "tests/model/a_test.cpp",

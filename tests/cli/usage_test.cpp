@@ -9,7 +9,7 @@ namespace qlora::testing {
 namespace {
 
 TEST(Usage, HelpOfEverySubcommandHasExamplesAndExitsWithZero) {
-  for (const char* command : {"train", "perplexity", "generate", "inspect", "config"}) {
+  for (const char* command : {"train", "plan", "perplexity", "generate", "inspect", "config"}) {
     const ProgramResult result = qlora({command, "--help"});
     EXPECT_EQ(result.exit_code, 0) << command;
     EXPECT_EQ(result.err, "") << command;

@@ -41,6 +41,7 @@ TEST_F(ClosedModule, WithoutADriverTheReasonIsGiven) {
   EXPECT_EQ(message_of<DeviceError>([] { device_count(); }), reason);
   EXPECT_EQ(message_of<DeviceError>([] { device_info(0); }), reason);
   EXPECT_EQ(message_of<DeviceError>([] { current_stream(0); }), reason);
+  EXPECT_EQ(module_obstacle(), reason);
   EXPECT_FALSE(module_is_open());
 }
 
@@ -51,6 +52,22 @@ TEST_F(ClosedModule, AFileThatIsMissingOrNoLibraryIsRefused) {
   const auto file = folder.put("no_library.so", "text");
   EXPECT_SAYS(message_of<DeviceError>([&] { open_module_file(file); }), "cannot be loaded");
   EXPECT_FALSE(module_is_open());
+}
+
+TEST(Capability, OlderThanTheKernelsIsRefusedByName) {
+  DeviceInfo info = {.name = "NVIDIA GeForce GTX 1080", .major = 6, .minor = 1};
+  const auto text = message_of<DeviceError>([&] { check_capability(info); });
+  EXPECT_SAYS(text, "GTX 1080");
+  EXPECT_SAYS(text, "6.1");
+  EXPECT_SAYS(text, "8.0 and above");
+  info.major = 7;
+  info.minor = 5;
+  EXPECT_ERROR(DeviceError, check_capability(info), "7.5");
+  for (const auto& [major, minor] : {std::pair{8, 0}, {8, 6}, {9, 0}, {12, 0}}) {
+    info.major = major;
+    info.minor = minor;
+    EXPECT_NO_THROW(check_capability(info)) << major << "." << minor;
+  }
 }
 
 class OpenModule : public ::testing::Test {
@@ -82,6 +99,7 @@ TEST_F(OpenModule, HandsOverFullTables) {
 TEST_F(OpenModule, OpeningItAgainDoesNothing) {
   open_module_file("/nowhere/libqlora_cuda.so");
   EXPECT_TRUE(module_is_open());
+  EXPECT_EQ(module_obstacle(), std::nullopt);
 }
 
 TEST_F(OpenModule, ATableOfAnotherVersionOrSizeIsRefused) {
