@@ -142,11 +142,10 @@ void check_quantization(const QuantizationOptions& quantization, Notices& notice
   }
 }
 
-/// Section export becomes what the run trains on, so that the resolved file says what will ship.
-void decide_qat(RunConfig& config, Notices& notices) {
-  exporter::QatOptions& qat = config.qat;
-  if (!qat.is_on()) return;
+/// What section qat asks of the rest of the run.
+void check_qat(const RunConfig& config) {
   using exporter::MergeBase;
+  const exporter::QatOptions& qat = config.qat;
   QLORA_CHECK(qat.merge_base != MergeBase::kAuto, ConfigError,
               "[config] qat.merge_base is auto, but training needs one base; allowed: nf4, "
               "original");
@@ -156,17 +155,15 @@ void decide_qat(RunConfig& config, Notices& notices) {
       "[config] qat.merge_base is {}, but quantization.load_in_4bit is {}; {}",
       is_nf4 ? "nf4" : "original", config.quantization.load_in_4bit,
       is_nf4 ? "set it true, or merge_base to original" : "set it false, or merge_base to nf4");
-  auto& exporting = config.exporting;
-  QLORA_CHECK(exporting.merge_base == MergeBase::kAuto || exporting.merge_base == qat.merge_base,
-              ConfigError,
+  const MergeBase exported = config.exporting.merge_base;
+  QLORA_CHECK(exported == MergeBase::kAuto || exported == qat.merge_base, ConfigError,
               "[config] export.merge_base is {}, but the run trains on {}; leave it out",
-              name_of(exporting.merge_base), name_of(qat.merge_base));
-  QLORA_CHECK(
-      qat.scales != exporter::QatScales::kLearned || config.training.optimizer.weight_decay == 0,
-      ConfigError,
-      "[config] weight_decay is {}, which would pull learned scales of qat towards 0; set "
-      "it to 0",
-      config.training.optimizer.weight_decay);
+              name_of(exported), name_of(qat.merge_base));
+  const double decay = config.training.optimizer.weight_decay;
+  QLORA_CHECK(qat.scales != exporter::QatScales::kLearned || decay == 0, ConfigError,
+              "[config] weight_decay is {}, which would pull learned scales of qat towards 0; set "
+              "it to 0",
+              decay);
   QLORA_CHECK(
       qat.start_step == 0 || !config.training.save.load_best_model_at_end, ConfigError,
       "[config] load_best_model_at_end is true and qat.start_step {}: evaluations before it "
@@ -177,13 +174,21 @@ void decide_qat(RunConfig& config, Notices& notices) {
       "[config] lora.lora_dropout is {}, but the merged weight of qat leaves the adapter no "
       "input of its own to drop from; set it to 0",
       config.lora.lora_dropout);
+}
+
+/// Section export becomes what the run trains on, so that the resolved file says what will ship.
+void decide_qat(RunConfig& config, Notices& notices) {
+  const exporter::QatOptions& qat = config.qat;
+  if (!qat.is_on()) return;
+  check_qat(config);
   if (config.lora.lora_dropout > 0) {
     notices.push_back(
         fmt::format("lora_dropout counts until qat.start_step ({}), not after it", qat.start_step));
   }
+  auto& exporting = config.exporting;
   const auto grid = exporter::qat_grid(qat, exporting.grid);
-  const auto usual = write_fields(exporter::GridOptions{});
-  if (write_fields(exporting.grid) != usual && write_fields(exporting.grid) != write_fields(grid)) {
+  const Json asked = write_fields(exporting.grid);
+  if (asked != write_fields(exporter::GridOptions{}) && asked != write_fields(grid)) {
     notices.push_back(
         "section qat decides the grid; what section export says of it does not count");
   }

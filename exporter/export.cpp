@@ -122,6 +122,7 @@ class Export {
  private:
   std::vector<MergeBase> bases();
   void measure_before(const std::vector<MergeBase>& bases);
+  StageMeter::Measured measure_adapter(const model::BlockLoader& base, uint64_t base_bytes);
   StageResult measure_candidate(const Candidate& candidate);
   void add_stage(const StageMeter::Measured& measured);
   void check_gate(const StageResult& stage);
@@ -176,6 +177,28 @@ void Export::add_stage(const StageMeter::Measured& measured) {
                        {"kl_divergence", *report_.stages.back().kl_divergence}});
 }
 
+/// The adapter beside its base, rounded where it was trained so: what the others are compared with.
+StageMeter::Measured Export::measure_adapter(const model::BlockLoader& base, uint64_t base_bytes) {
+  uint64_t bytes = base_bytes;
+  for (const auto& [module, matrices] : adapter_->modules) {
+    bytes += static_cast<uint64_t>(2 * (matrices.a.numel() + matrices.b.numel()));
+  }
+  const auto adapted_block = [&](int64_t i) {
+    model::DecoderBlock block = base.block(i);
+    for (auto* linear : block.linears()) {
+      if (auto adapter = adapter_of(*adapter_, linear->name())) linear->set_adapter(*adapter);
+      const auto grid = grids_.find(linear->name());
+      if (grid != grids_.end()) linear->set_grid(grid->second);
+    }
+    return block;
+  };
+  const bool is_trained = preflight_.grid.is_trained;
+  return meter_->run({.name = is_trained ? "adapter and grid, as trained" : "adapter on NF4",
+                      .kind = StageKind::kAdapter,
+                      .bytes = bytes},
+                     base, adapted_block);
+}
+
 /// The models that the export starts from; the last of them is what the others are compared with.
 void Export::measure_before(const std::vector<MergeBase>& bases) {
   if (!meter_) return;
@@ -190,9 +213,6 @@ void Export::measure_before(const std::vector<MergeBase>& bases) {
     return;
   }
   const model::BlockLoader four_bit(model_options(source_, true), source_.four_bit);
-  model::ModelOptions exact_options = model_options(source_, false);
-  exact_options.exact_base = true;
-  const model::BlockLoader exact(exact_options, source_.four_bit);
   uint64_t nf4_bytes = whole;
   const auto nf4_block = [&](int64_t i) {
     model::DecoderBlock block = four_bit.block(i);
@@ -205,26 +225,14 @@ void Export::measure_before(const std::vector<MergeBase>& bases) {
   measured.push_back(
       meter_->run({.name = "base, NF4", .kind = StageKind::kBaseNf4}, four_bit, nf4_block));
   measured.back().stage.bytes = nf4_bytes;
-  uint64_t adapter_bytes = 0;
-  for (const auto& [module, matrices] : adapter_->modules) {
-    adapter_bytes += static_cast<uint64_t>(2 * (matrices.a.numel() + matrices.b.numel()));
+  const bool on_original = preflight_.grid.is_trained && bases.front() == MergeBase::kOriginal;
+  if (on_original) {
+    model::ModelOptions exact = model_options(source_, false);
+    exact.exact_base = true;
+    measured.push_back(measure_adapter({exact, source_.four_bit}, whole));
+  } else {
+    measured.push_back(measure_adapter(four_bit, nf4_bytes));
   }
-  const bool is_trained = preflight_.grid.is_trained;
-  const bool on_original = is_trained && bases.front() == MergeBase::kOriginal;
-  const auto adapted_block = [&](int64_t i) {
-    model::DecoderBlock block = on_original ? exact.block(i) : four_bit.block(i);
-    for (auto* linear : block.linears()) {
-      if (auto adapter = adapter_of(*adapter_, linear->name())) linear->set_adapter(*adapter);
-      const auto grid = grids_.find(linear->name());
-      if (grid != grids_.end()) linear->set_grid(grid->second);
-    }
-    return block;
-  };
-  measured.push_back(
-      meter_->run({.name = is_trained ? "adapter and grid, as trained" : "adapter on NF4",
-                   .kind = StageKind::kAdapter,
-                   .bytes = (on_original ? whole : nf4_bytes) + adapter_bytes},
-                  four_bit, adapted_block));
   meter_->set_reference(measured.back().states);
   for (const MergeBase base : bases) {
     const MergedWeights merged(loader_, &*adapter_, base, source_.four_bit);

@@ -47,7 +47,7 @@ def kept(file, make):
 
 def train(name, seed, steps, settings):
     run = RUNS / f"{name}-{steps}-seed{seed}"
-    assignments = {"seed": str(seed), "max_steps": str(steps), "eval_steps": str(max(steps // 4, 1)), "save_strategy": "no", **settings}
+    assignments = {"seed": str(seed), "max_steps": str(steps), "eval_steps": str(max(steps // 4, 1)), "eval_on_start": "false", "save_strategy": "no", **settings}
     flags = [part for key, value in assignments.items() for part in ("--set", f"{key}={value}")]
 
     def make():
