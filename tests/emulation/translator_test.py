@@ -48,7 +48,7 @@ class Refusing(unittest.TestCase):
         self.refused("\tcall.uni vprintf, (%r1);", "call")
 
     def test_unknown_modifiers(self):
-        self.refused("\tadd.rz.f32 %f1, %f2, %f3;", "add.rz.f32", ".rz")
+        self.refused("\tadd.rz.f64 %rd1, %rd2, %rd3;", "add.rz.f64", ".rz")
         self.refused("\tcvt.rz.f32.f64 %f1, %rd1;", "cvt.rz.f32.f64")
         self.refused("\tld.global.weird.f32 %f1, [%rd1];", ".weird")
 
@@ -94,6 +94,15 @@ class Translating(unittest.TestCase):
         text, _ = translate(entry("\t.shared .align 4 .b8 a[6];\n\t.shared .align 8 .b8 b[8];\n\tmov.u32 %r1, b;"))
         self.assertIn("set(r_r1, as<b32>(b64(8)))", text)
         self.assertIn("k_k, 32, 16, 0,", text)
+
+    def test_pointers_as_newer_compilers_write_them(self):
+        text, _ = translate(entry("\tld.param.u64 %rd1, [k_param_0];").replace(".u64 k_param_0", ".u64 .ptr .align 1 k_param_0"))
+        self.assertIn('"k", k_k, 32, 0, 0, {{0, 8}, {8, 24}}', text)
+
+    def test_local_variables(self):
+        text, _ = translate(entry("\t.loc 1 2 3\n\t.local .align 4 .b8 d[28];\n\tmov.b64 %rd1, d;"))
+        self.assertIn("char v_d[28];", text)
+        self.assertIn("set(r_rd1, as<b64>(address_of(v_d)))", text)
 
     def test_bounds_of_threads(self):
         text, _ = translate(entry("").replace(")\n{", ")\n.maxntid 64, 2, 1\n{", 1))

@@ -9,6 +9,7 @@ from .ptx_module import Unknown
 from .ptx_types import BITS, TYPES
 
 FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f64")
+ROUND_DIRECTED = {"rz": "kZero", "rm": "kDown", "rp": "kUp"}
 ROUND_TO_INTEGER = {"rni": "kNearest", "rzi": "kZero", "rmi": "kDown", "rpi": "kUp"}
 
 
@@ -62,9 +63,11 @@ class Instruction:
         return f"set({register(self.operands[i])}, {expression});"
 
 
-def float_rounding(i):
-    """Only rounding to nearest even is known; nvcc writes it for every ordinary operation."""
+def rounded(i, cpp_name):
+    """Name of the C++ function with the instruction's rounding; others than to nearest even for f32 alone."""
     i.takes("rn", "ftz")
+    directed = i.takes(*ROUND_DIRECTED) if i.types and i.types[-1] == "f32" else []
+    return f"{cpp_name}_directed<Rounding::{ROUND_DIRECTED[directed[0]]}>" if directed else cpp_name
 
 
 def is_float(i):
@@ -83,10 +86,11 @@ def arithmetic(cpp_name, operand_count):
     """add, sub, min, max and the like: every operand of the instruction's type."""
 
     def translate(i):
-        float_rounding(i)
+        name = rounded(i, cpp_name) if cpp_name in ("add", "subtract") else cpp_name
+        i.takes("rn", "ftz")
         i.count(operand_count + 1)
         values = ", ".join(i.typed(k + 1) for k in range(operand_count))
-        return i.assign(saturated(i, f"{cpp_name}({values})"))
+        return i.assign(saturated(i, f"{name}({values})"))
 
     return translate
 
@@ -138,8 +142,8 @@ def multiply(i):
     if is_float(i):
         if is_sum:
             raise Unknown("mad of floats")
-        float_rounding(i)
-        return i.assign(saturated(i, f"multiply({i.typed(1)}, {i.typed(2)})"))
+        name = rounded(i, "multiply")
+        return i.assign(saturated(i, f"{name}({i.typed(1)}, {i.typed(2)})"))
     part = i.takes("lo", "hi", "wide")
     if len(part) != 1:
         raise Unknown("without .lo, .hi or .wide")
@@ -151,9 +155,9 @@ def multiply(i):
 
 
 def fused(i):
-    float_rounding(i)
+    name = rounded(i, "fused")
     i.count(4)
-    return i.assign(saturated(i, f"fused({i.typed(1)}, {i.typed(2)}, {i.typed(3)})"))
+    return i.assign(saturated(i, f"{name}({i.typed(1)}, {i.typed(2)}, {i.typed(3)})"))
 
 
 def shift(i):

@@ -77,10 +77,10 @@ class Module:
 
 VARIABLE = re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.(global|const|shared|local)\s*"
                       r"(?:\.align\s+(\d+)\s*)?\.(\w+)\s+([\w$%]+)((?:\s*\[\s*\d*\s*\])*)\s*(?:=\s*(.*))?$", re.S)
-PARAMETER = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)?(?:\.align\s+\d+\s+)?)?"
-                       r"([\w$]+)\s*(?:\[(\d+)\])?")
+PARAMETER = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+"
+                       r"(?:\.ptr\s+(?:\.(?:global|const|local|shared)\s+)?(?:\.align\s+\d+\s+)?)?([\w$]+)\s*(?:\[(\d+)\])?")
 ENTRY = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.(entry|func)\b")
-IGNORED_DIRECTIVES = (".version", ".address_size", ".file", ".loc", ".pragma", ".section")
+IGNORED_LINE = re.compile(r"\.(version|target|address_size|file|loc|section)\b")
 
 
 def without_comments(text):
@@ -136,7 +136,12 @@ def matching_brace(text, at):
 def parse_parameters(head):
     """(parameters, bytes of all) of an entry's head."""
     parameters, offset = [], 0
-    for align, kind, name, count in PARAMETER.findall(head):
+    listed = head[head.index("(") + 1:head.index(")")] if "(" in head else ""
+    for text in filter(None, (part.strip() for part in listed.split(","))):
+        match = PARAMETER.fullmatch(text)
+        if match is None:
+            raise Unknown(f"parameter '{text}'")
+        align, kind, name, count = match.groups()
         if kind not in TYPES:
             raise Unknown(f"type .{kind} of parameter {name}")
         align = int(align or TYPES[kind].size)
@@ -148,9 +153,10 @@ def parse_parameters(head):
 
 
 def parse_registers(text, line):
-    kind, names = re.match(r"\.reg\s+\.(\w+)\s+(.*)", text, re.S).groups()
-    if kind not in TYPES:
-        raise Unknown(f"registers of type .{kind}")
+    match = re.match(r"\.reg\s*\.(\w+)\s+(.*)", text, re.S)
+    if match is None or match[1] not in TYPES:
+        raise Unknown(f"registers '{text[:40]}'")
+    kind, names = match.groups()
     result = []
     for name in names.split(","):
         many = re.match(r"\s*([%\w$]+)<(\d+)>", name)
@@ -188,7 +194,7 @@ def parse_body(text, first_line, variables, refusals):
             statements.append(Statement(line, "label", label[1]))
             at += label.end()
             continue
-        if text.startswith(IGNORED_DIRECTIVES, at) and not text.startswith(".pragma", at):
+        if IGNORED_LINE.match(text, at):
             at = text.find("\n", at) if "\n" in text[at:] else len(text)
             continue
         end = text.find(";", at)
@@ -255,7 +261,7 @@ def parse_module(text, refusals):
             end = min(x for x in (text.find(";", at), text.find("{", at)) if x >= 0)
             at = end + 1 if text[end] == ";" else matching_brace(text, end) + 1
             continue
-        if text.startswith(IGNORED_DIRECTIVES + (".target",), at):
+        if IGNORED_LINE.match(text, at):
             at = text.index("\n", at)
             continue
         end = text.find(";", at)
