@@ -85,6 +85,53 @@ TEST(DeviceFunctions, FloatsAreWithinTheDocumentedError) {
   }
 }
 
+/// Functions in long double, whose code here is called (pow) and carries between words (sine of
+/// large arguments). Bounds as above.
+TEST(DeviceFunctions, DoublesAreWithinTheDocumentedError) {
+  struct DoubleFunction {
+    const char* name;
+    long double (*f)(long double);
+    double ulps;
+  };
+  const DoubleFunction functions[planted::kDoubleFunctions] = {
+      {"exp", [](long double x) { return std::exp(x); }, 1},
+      {"log", [](long double x) { return std::log(std::fabs(x)); }, 1},
+      {"pow", [](long double x) { return std::pow(std::fabs(x), 1.5L); }, 2},
+      {"sin", [](long double x) { return std::sin(x); }, 2},
+      {"cos", [](long double x) { return std::cos(x); }, 2},
+      {"sin of large",
+       [](long double x) {
+         return std::sin(static_cast<long double>(1e7 * static_cast<double>(x)));
+       },
+       2},
+      {"sqrt", [](long double x) { return std::sqrt(std::fabs(x)); }, 0.5},
+      {"1 / x", [](long double x) { return 1 / x; }, 0.5},
+      {"fma",
+       [](long double x) {
+         return static_cast<long double>(std::fma(static_cast<double>(x), static_cast<double>(x),
+                                                  std::fabs(static_cast<double>(x))));
+       },
+       0}};
+  std::mt19937_64 random(4);
+  std::uniform_real_distribution<double> uniform(-1000, 1000);
+  std::vector<double> in(kCount);
+  for (double& x : in) x = uniform(random) / 2;
+  auto device_in = on_device(in);
+  auto device_out = on_device(std::vector<double>(kCount * planted::kDoubleFunctions));
+  planted::double_functions(device_in.data(), device_out.data(), kCount);
+  const auto out = device_out.values();
+  for (int f = 0; f < planted::kDoubleFunctions; ++f) {
+    long double most = 0;
+    for (int i = 0; i < kCount; ++i) {
+      const long double want = functions[f].f(in[i]), got = out[f * kCount + i];
+      const long double error = std::fabs(got - want) / std::ldexp(1.0L, std::ilogb(want) - 52);
+      most = std::isnan(error) ? HUGE_VALL : std::max(most, error);
+    }
+    EXPECT_LE(static_cast<double>(most), functions[f].ulps + (functions[f].ulps >= 1 ? 0.5 : 0))
+        << functions[f].name;
+  }
+}
+
 template <class Half>
 void expect_half_functions(const std::vector<uint16_t>& bits, bool is_bf16) {
   const int count = static_cast<int>(bits.size()) / 2;

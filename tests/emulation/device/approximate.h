@@ -58,6 +58,16 @@ inline float approximate_square_root(const Thread&, float x) {
 inline float approximate_reciprocal(const Thread&, float x) {
   return moved_by_ulps(1 / static_cast<double>(x), 0.5);
 }
+/// rcp and rsqrt of doubles, the start of an iteration: they read and give the upper 32 bits alone.
+inline double upper_half(double x) {
+  return std::bit_cast<double>(std::bit_cast<b64>(x) & 0xFFFFFFFF00000000ull);
+}
+inline double coarse_reciprocal(const Thread&, double x) {
+  return upper_half(1 / upper_half(x));
+}
+inline double coarse_inverse_root(const Thread&, double x) {
+  return upper_half(1 / std::sqrt(upper_half(x)));
+}
 /// 2 ulps.
 inline float approximate_divide(const Thread&, float a, float b) {
   return moved_by_ulps(static_cast<double>(a) / static_cast<double>(b), 1.5);

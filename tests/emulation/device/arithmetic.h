@@ -53,6 +53,22 @@ wide_t<T> multiply_wide(T a, T b) {
   return static_cast<wide_t<T>>(a) * static_cast<wide_t<T>>(b);
 }
 
+/// a + b and a - b with the carry (the borrow) of the part before, which they leave for the next.
+template <bool Reads, bool Writes, class T>
+T add_with_carry(bool& carry, T a, T b) {
+  const auto wide = static_cast<unsigned __int128>(static_cast<std::make_unsigned_t<T>>(a)) +
+                    static_cast<std::make_unsigned_t<T>>(b) + (Reads && carry ? 1 : 0);
+  if (Writes) carry = (wide >> (8 * sizeof(T))) != 0;
+  return static_cast<T>(wide);
+}
+template <bool Reads, bool Writes, class T>
+T subtract_with_carry(bool& carry, T a, T b) {
+  const auto wide = static_cast<__int128>(static_cast<std::make_unsigned_t<T>>(a)) -
+                    static_cast<std::make_unsigned_t<T>>(b) - (Reads && carry ? 1 : 0);
+  if (Writes) carry = wide < 0;
+  return static_cast<T>(wide);
+}
+
 /// a * b + c, rounded once.
 template <class T>
 T fused(T a, T b, T c) {

@@ -47,6 +47,15 @@ __global__ void float_kernel(const float* in, float* out, int count) {
   for (int f = 0; f < kFloatFunctions; ++f) out[f * count + i] = values[f];
 }
 
+__global__ void double_kernel(const double* in, double* out, int count) {
+  const int i = element();
+  if (i >= count) return;
+  const double x = in[i], a = fabs(x);
+  const double values[kDoubleFunctions] = {exp(x),       log(a),  pow(a, 1.5), sin(x),      cos(x),
+                                           sin(1e7 * x), sqrt(a), 1 / x,       fma(x, x, a)};
+  for (int f = 0; f < kDoubleFunctions; ++f) out[f * count + i] = values[f];
+}
+
 /// The same operations on halves and on pairs of them, whose low parts are stored.
 __global__ void f16_kernel(const __half* a, const __half* b, __half* out, int count) {
   const int i = element();
@@ -159,6 +168,11 @@ unsigned blocks_of(int count) {
 
 void float_functions(const float* in, float* out, int count) {
   float_kernel<<<blocks_of(count), kBlock>>>(in, out, count);
+  qlora::cuda::check(cudaGetLastError());
+}
+
+void double_functions(const double* in, double* out, int count) {
+  double_kernel<<<blocks_of(count), kBlock>>>(in, out, count);
   qlora::cuda::check(cudaGetLastError());
 }
 

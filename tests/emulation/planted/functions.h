@@ -8,11 +8,14 @@
 namespace qlora::emulation::planted {
 
 inline constexpr int kFloatFunctions = 24;
+inline constexpr int kDoubleFunctions = 9;
 inline constexpr int kHalfFunctions = 9;
 inline constexpr int kIntegerFunctions = 20;
 inline constexpr int kWarpFunctions = 11;
 
 void float_functions(const float* in, float* out, int count);
+
+void double_functions(const double* in, double* out, int count);
 
 /// Of two halves each; bits. Bfloat16 where `is_bf16`.
 void half_functions(const uint16_t* a, const uint16_t* b, uint16_t* out, int count, bool is_bf16);

@@ -4,7 +4,7 @@ Every opcode has a function in TRANSLATORS; what is not there, or has a modifier
 know, is refused (Unknown). Semantics: PTX ISA 9.0, chapter 9.7.
 """
 from .memory_instructions import MEMORY
-from .operands import elements, label, register
+from .operands import elements, identifier, label, register
 from .ptx_module import Unknown
 from .ptx_types import BITS, TYPES
 
@@ -95,6 +95,15 @@ def arithmetic(cpp_name, operand_count):
     return translate
 
 
+def approximated(i, cpp_name):
+    i.takes("ftz")
+    if i.types[-1] == "f64" and i.name in ("rcp", "rsqrt"):
+        cpp_name = cpp_name.replace("approximate", "coarse")
+    elif i.types[-1] != "f32":
+        raise Unknown(f"approximation of .{i.types[-1]}")
+    return i.assign(f"{cpp_name}(t, {i.typed(1)})")
+
+
 def approximate(cpp_name):
     """ex2 and its kind: .approx is required; device/approximate.h moves the result within its error."""
 
@@ -102,8 +111,7 @@ def approximate(cpp_name):
         i.count(2)
         if not i.takes("approx"):
             raise Unknown("without .approx")
-        i.takes("ftz")
-        return i.assign(f"{cpp_name}(t, {i.typed(1)})")
+        return approximated(i, cpp_name)
 
     return translate
 
@@ -115,7 +123,7 @@ def root(cpp_name):
         i.count(2)
         i.takes("ftz")
         if i.takes("approx"):
-            return i.assign(f"approximate_{cpp_name}(t, {i.typed(1)})")
+            return approximated(i, f"approximate_{cpp_name}")
         if not i.takes("rn"):
             raise Unknown("another rounding than .rn")
         return i.assign(f"{cpp_name}({i.typed(1)})")
@@ -128,7 +136,7 @@ def divide(i):
     if not is_float(i):
         return i.assign(f"divide({i.typed(1)}, {i.typed(2)})")
     i.takes("ftz")
-    if i.takes("approx", "full"):
+    if i.types[-1] == "f32" and i.takes("approx", "full"):
         return i.assign(f"approximate_divide(t, {i.typed(1)}, {i.typed(2)})")
     if not i.takes("rn"):
         raise Unknown("another rounding than .rn")
@@ -152,6 +160,29 @@ def multiply(i):
         wide = f"as<wide_t<{i.type.cpp}>>({i.bits(3)})"
         product = f"add({product}, {wide if part[0] == 'wide' else i.typed(3)})"
     return i.assign(product)
+
+
+def with_carry(i):
+    """add.cc, addc, sub.cc, subc, mad.cc, madc: long numbers in parts. .cc writes the carry, the ...c kind reads it."""
+    reads = "true" if i.name.endswith("c") else "false"
+    writes = "true" if i.takes("cc") else "false"
+    is_sum = i.name.startswith("mad")
+    i.count(4 if is_sum else 3)
+    if is_float(i):
+        raise Unknown("carry of floats")
+    name = "subtract" if i.name.startswith("sub") else "add"
+    left, right = i.typed(1), i.typed(2)
+    if is_sum:
+        part = i.takes("lo", "hi")
+        if len(part) != 1:
+            raise Unknown("without .lo or .hi")
+        left, right = f"multiply_{part[0]}({left}, {right})", i.typed(3)
+    return i.assign(f"{name}_with_carry<{reads}, {writes}>(t.carry, {left}, {right})")
+
+
+def or_with_carry(translate):
+    """The usual translation where the instruction does not say .cc."""
+    return lambda i: with_carry(i) if "cc" in i.rest else translate(i)
 
 
 def fused(i):
@@ -264,6 +295,23 @@ def leave(i):
     return "return;"
 
 
+def call(i):
+    """call (result), function, (arguments); the function has to be in the same module."""
+    i.takes("uni")
+    operands = list(i.operands)
+    results = operands.pop(0).strip("() ").split(",") if operands and operands[0].startswith("(") else []
+    name = operands[0] if operands else ""
+    arguments = operands[1].strip("() \n").split(",") if len(operands) > 1 else []
+    names = [x.strip() for x in results + arguments if x.strip()]
+    function = i.names.functions.get(name)
+    if function is None or len(operands) > 2:
+        raise Unknown(f"function {name}, which is not in the module")
+    if len(names) != len(function.results) + len(function.parameters) or any(x not in i.names.calls for x in names):
+        raise Unknown(f"arguments of {name}")
+    places = "".join(f", {i.names.calls[x].place}" for x in names)
+    return f"f_{identifier(name)}(t{places});"
+
+
 def trap(i):
     return f'fail(t, {i.line}, "trap");'
 
@@ -373,18 +421,19 @@ def dot_bytes(i):
 
 TRANSLATORS = {
     "abs": arithmetic("absolute", 1), "neg": arithmetic("negate", 1),
-    "add": arithmetic("add", 2), "sub": arithmetic("subtract", 2),
+    "add": or_with_carry(arithmetic("add", 2)), "sub": or_with_carry(arithmetic("subtract", 2)),
+    "addc": with_carry, "subc": with_carry, "madc": with_carry,
     "min": arithmetic("minimum", 2), "max": arithmetic("maximum", 2),
     "and": arithmetic("bit_and", 2), "or": arithmetic("bit_or", 2), "xor": arithmetic("bit_xor", 2),
     "not": arithmetic("bit_not", 1), "rem": arithmetic("remainder", 2), "copysign": arithmetic("sign_of", 2),
     "popc": arithmetic("count_ones", 1), "clz": arithmetic("leading_zeros", 1), "brev": arithmetic("reverse_bits", 1),
-    "mul": multiply, "mad": multiply, "fma": fused, "div": divide, "sqrt": root("square_root"),
+    "mul": multiply, "mad": or_with_carry(multiply), "fma": fused, "div": divide, "sqrt": root("square_root"),
     "rcp": root("reciprocal"), "rsqrt": approximate("approximate_inverse_root"),
     "ex2": approximate("approximate_exp2"), "lg2": approximate("approximate_log2"),
     "sin": approximate("approximate_sine"), "cos": approximate("approximate_cosine"),
     "tanh": approximate("approximate_tanh"),
     "shl": shift, "shr": shift, "selp": select, "setp": compare, "cvt": convert, "mov": move, "cvta": convert_address,
-    "bra": branch, "ret": leave, "exit": leave, "trap": trap, "bar": barrier, "barrier": barrier,
+    "bra": branch, "ret": leave, "exit": leave, "trap": trap, "call": call, "bar": barrier, "barrier": barrier,
     "membar": fence, "fence": fence, "prefetch": nothing, "nanosleep": nothing,
     "shfl": shuffle, "vote": vote, "redux": reduce_warp, "bfe": bit_fields, "bfi": bit_fields, "bfind": find_bit,
     "prmt": permute, "lop3": logic3, "shf": funnel, "dp4a": dot_bytes, **MEMORY,
