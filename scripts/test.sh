@@ -158,6 +158,18 @@ export QLORA_FUZZ_FACTOR=50
 tests 'long fuzzing' "$build" -R "$fuzz" --timeout 3600
 unset QLORA_FUZZ_FACTOR
 
+if [[ -n $(toolchain_nvcc) ]]; then # nvcc makes other PTX for newer devices, and threads take other turns
+  emulated_again() {
+    scripts/build.sh -B build-emulated-120 -DQLORA_EMULATED_ARCHITECTURE=120 cuda_selftest_emulated emulation_tests
+    build-emulated-120/tests/emulation_tests --gtest_brief=1
+    build-emulated-120/tests/cuda_selftest_emulated --gtest_brief=1
+    for seed in 0 2 3 4 5; do
+      QLORA_EMULATION_SEED=$seed build/tests/cuda_selftest_emulated --gtest_brief=1
+    done
+  }
+  check 'emulated tests for sm_120 and with other seeds' emulated_again
+fi
+
 # ThreadSanitizer knows GCC's OpenMP not at all and LLVM's through archer. It needs fixed addresses,
 # which some containers forbid.
 if setarch -R true 2> /dev/null; then

@@ -114,6 +114,38 @@ TEST(EmulatedArithmetic, ConversionsRoundAndStopAtTheEnds) {
   EXPECT_TRUE(same(flush(-1e-40f), -0.0f));
 }
 
+/// The processor's own directed rounding is the oracle.
+template <class F>
+float with_rounding(int mode, const F& f) {
+  std::fesetround(mode);
+  volatile float result = f();
+  std::fesetround(FE_TONEAREST);
+  return result;
+}
+
+TEST(EmulatedArithmetic, DirectedRoundingIsTheProcessors) {
+  std::mt19937 random(3);
+  const auto number = [&] {
+    return std::ldexp(static_cast<float>(static_cast<int>(random() % 33554432) - 16777216),
+                      static_cast<int>(random() % 40) - 40);
+  };
+  for (int i = 0; i < 20000; ++i) {
+    volatile float a = number(), b = number(), c = number();
+    ASSERT_TRUE(same(add_directed<Rounding::kDown>(a, b),
+                     with_rounding(FE_DOWNWARD, [&] { return a + b; })));
+    ASSERT_TRUE(
+        same(add_directed<Rounding::kUp>(a, b), with_rounding(FE_UPWARD, [&] { return a + b; })));
+    ASSERT_TRUE(same(subtract_directed<Rounding::kZero>(a, b),
+                     with_rounding(FE_TOWARDZERO, [&] { return a - b; })));
+    ASSERT_TRUE(same(multiply_directed<Rounding::kZero>(a, b),
+                     with_rounding(FE_TOWARDZERO, [&] { return a * b; })));
+    ASSERT_TRUE(same(fused_directed<Rounding::kDown>(a, b, c),
+                     with_rounding(FE_DOWNWARD, [&] { return std::fma(a, b, c); })));
+    ASSERT_TRUE(same(fused_directed<Rounding::kZero>(a, b, c),
+                     with_rounding(FE_TOWARDZERO, [&] { return std::fma(a, b, c); })));
+  }
+}
+
 TEST(EmulatedBits, ShiftsBeyondTheWidthAreDefined) {
   EXPECT_EQ(shift_left<b32>(1, 31), 0x80000000u);
   EXPECT_EQ(shift_left<b32>(1, 32), 0u);

@@ -45,12 +45,15 @@ class Refusing(unittest.TestCase):
     def test_unknown_instructions(self):
         self.refused("\ttex.1d.v4.s32.s32 {%r1, %r2, %r3, %r4}, [t, {%r5}];", "tex.1d")
         self.refused("\tadd.s32 %r1, %r2, %r3;\n\tmul24.lo.s32 %r1, %r2, %r3;", "mul24")
-        self.refused("\tcall.uni vprintf, (%r1);", "call")
+        self.refused("\tcall.uni vprintf, (p);", "function vprintf")
 
     def test_unknown_modifiers(self):
-        self.refused("\tadd.rz.f32 %f1, %f2, %f3;", "add.rz.f32", ".rz")
+        self.refused("\tadd.rz.f64 %rd1, %rd2, %rd3;", "add.rz.f64", ".rz")
         self.refused("\tcvt.rz.f32.f64 %f1, %rd1;", "cvt.rz.f32.f64")
         self.refused("\tld.global.weird.f32 %f1, [%rd1];", ".weird")
+
+    def test_approximations_of_other_types(self):
+        self.refused("\tex2.approx.f16 %r1, %r2;", "approximation of .f16")
 
     def test_named_barriers(self):
         self.refused("\tbar.sync 1;", "barrier")
@@ -64,9 +67,15 @@ class Refusing(unittest.TestCase):
         self.refused("\tst.param.u64 [k_param_0], %rd1;", "parameter")
 
     def test_functions(self):
-        text, messages = translate(HEAD + ".func f()\n{\n\tret;\n}\n")
+        text, messages = translate(HEAD + ".func f()\n{\n\tset.eq.u32.u32 %r1, %r2, %r3;\n}\n")
         self.assertIsNone(text)
-        self.assertIn("x.ptx:4: not known: function .func f()", messages)
+        self.assertIn("x.ptx:6: not known: instruction set.eq", messages)
+
+    def test_arguments_of_calls(self):
+        ptx = HEAD + ".func (.param .b32 r) f(.param .b32 p)\n{\n\tret;\n}\n" + entry("\t.param .b32 a;\n\tcall.uni f, (a);")[len(HEAD):]
+        text, messages = translate(ptx)
+        self.assertIsNone(text)
+        self.assertIn("arguments of f", messages)
 
     def test_addresses_in_initializers(self):
         text, messages = translate(HEAD + ".global .align 8 .u64 p[1] = {other};\n")
@@ -94,6 +103,26 @@ class Translating(unittest.TestCase):
         text, _ = translate(entry("\t.shared .align 4 .b8 a[6];\n\t.shared .align 8 .b8 b[8];\n\tmov.u32 %r1, b;"))
         self.assertIn("set(r_r1, as<b32>(b64(8)))", text)
         self.assertIn("k_k, 32, 16, 0,", text)
+
+    def test_pointers_as_newer_compilers_write_them(self):
+        text, _ = translate(entry("\tld.param.u64 %rd1, [k_param_0];").replace(".u64 k_param_0", ".u64 .ptr .align 1 k_param_0"))
+        self.assertIn('"k", k_k, 32, 0, 0, {{0, 8}, {8, 24}}', text)
+
+    def test_functions_are_called_with_pointers(self):
+        body = ("\t{\n\t.param .b32 a;\n\tst.param.b32 [a+0], %r1;\n\t.param .b32 b;\n\tcall.uni (b),\n\tf,\n\t(\n\ta\n\t);\n"
+                "\tld.param.b32 %r2, [b+0];\n\t}")
+        function = (".func (.param .b32 r) f(.param .b32 p)\n{\n\t.reg .b32 %r<3>;\n\tld.param.u32 %r1, [p];\n"
+                    "\tst.param.b32 [r+0], %r1;\n\tret;\n}\n")
+        text, messages = translate(HEAD + function + entry(body)[len(HEAD):])
+        self.assertEqual(messages, "")
+        self.assertIn("f_f(t, c_b, c_a);", text)
+        self.assertIn("set(r_r1, read<b32>(argument0 + 0 + 0));", text)
+        self.assertIn("write(result0 + 0 + 0, as<b32>(r_r1));", text)
+
+    def test_local_variables(self):
+        text, _ = translate(entry("\t.loc 1 2 3\n\t.local .align 4 .b8 d[28];\n\tmov.b64 %rd1, d;"))
+        self.assertIn("char v_d[28];", text)
+        self.assertIn("set(r_rd1, as<b64>(address_of(v_d)))", text)
 
     def test_bounds_of_threads(self):
         text, _ = translate(entry("").replace(")\n{", ")\n.maxntid 64, 2, 1\n{", 1))

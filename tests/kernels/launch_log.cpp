@@ -64,7 +64,8 @@ void write_launch_log(const std::filesystem::path& folder) {
   std::filesystem::create_directories(folder);
   std::ofstream out(folder / std::to_string(getpid()), std::ios::app);
   for (const auto& [entry, blocks, is_ragged, threads, shared_bytes] : lines) {
-    out << entry << ' ' << blocks << ' ' << is_ragged << ' ' << threads << ' ' << shared_bytes << '\n';
+    out << entry << ' ' << blocks << ' ' << is_ragged << ' ' << threads << ' ' << shared_bytes
+        << '\n';
   }
 }
 

@@ -53,6 +53,22 @@ wide_t<T> multiply_wide(T a, T b) {
   return static_cast<wide_t<T>>(a) * static_cast<wide_t<T>>(b);
 }
 
+/// a + b and a - b with the carry (the borrow) of the part before, which they leave for the next.
+template <bool Reads, bool Writes, class T>
+T add_with_carry(bool& carry, T a, T b) {
+  const auto wide = static_cast<unsigned __int128>(static_cast<std::make_unsigned_t<T>>(a)) +
+                    static_cast<std::make_unsigned_t<T>>(b) + (Reads && carry ? 1 : 0);
+  if (Writes) carry = (wide >> (8 * sizeof(T))) != 0;
+  return static_cast<T>(wide);
+}
+template <bool Reads, bool Writes, class T>
+T subtract_with_carry(bool& carry, T a, T b) {
+  const auto wide = static_cast<__int128>(static_cast<std::make_unsigned_t<T>>(a)) -
+                    static_cast<std::make_unsigned_t<T>>(b) - (Reads && carry ? 1 : 0);
+  if (Writes) carry = wide < 0;
+  return static_cast<T>(wide);
+}
+
 /// a * b + c, rounded once.
 template <class T>
 T fused(T a, T b, T c) {
@@ -225,6 +241,41 @@ bool compare_geu(T a, T b) {
 
 /// How cvt rounds to an integer; kNone where there is nothing to round, or .rn to a float.
 enum class Rounding { kNone, kNearest, kZero, kDown, kUp };
+
+/// The exact sum a + b, rounded to a float towards zero, down or up. a + b and its error hold it
+/// exactly (Knuth's TwoSum); products of floats are exact in a double.
+template <Rounding R>
+float sum_directed(double a, double b) {
+  const double sum = a + b;
+  auto nearest = static_cast<float>(sum);
+  if (!std::isfinite(sum)) return nearest;
+  const double part = sum - a, error = (a - (sum - part)) + (b - part);
+  const double above = (static_cast<double>(nearest) - sum) - error;  // of the exact sum
+  const bool rounds_down = R == Rounding::kDown || (R == Rounding::kZero && sum > 0);
+  const bool rounds_up = R == Rounding::kUp || (R == Rounding::kZero && sum < 0);
+  if (rounds_down && above > 0) nearest = std::nextafter(nearest, -HUGE_VALF);
+  if (rounds_up && above < 0) nearest = std::nextafter(nearest, HUGE_VALF);
+  if (sum == 0 && error == 0)
+    return R == Rounding::kDown && (std::signbit(a) || std::signbit(b)) ? -0.0f : nearest;
+  return nearest;
+}
+template <Rounding R>
+float add_directed(float a, float b) {
+  return sum_directed<R>(a, b);
+}
+template <Rounding R>
+float subtract_directed(float a, float b) {
+  return sum_directed<R>(a, -static_cast<double>(b));
+}
+template <Rounding R>
+float fused_directed(float a, float b, float c) {
+  return sum_directed<R>(static_cast<double>(a) * b, c);
+}
+template <Rounding R>
+float multiply_directed(float a, float b) {
+  const double product = static_cast<double>(a) * b;
+  return product == 0 ? static_cast<float>(product) : sum_directed<R>(product, 0);
+}
 
 template <Rounding R, class T>
 T to_integer(T x) {

@@ -66,6 +66,7 @@ struct Thread {
   // Which accesses of its warp's lanes it has seen through warp barriers (shadow.h).
   std::array<uint32_t, kLanes> seen;
   bool has_released;
+  bool carry;  // of add.cc and its kind
 
   Fiber* fiber;
 

@@ -4,11 +4,12 @@ Every opcode has a function in TRANSLATORS; what is not there, or has a modifier
 know, is refused (Unknown). Semantics: PTX ISA 9.0, chapter 9.7.
 """
 from .memory_instructions import MEMORY
-from .operands import elements, label, register
+from .operands import elements, identifier, label, register
 from .ptx_module import Unknown
 from .ptx_types import BITS, TYPES
 
 FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f64")
+ROUND_DIRECTED = {"rz": "kZero", "rm": "kDown", "rp": "kUp"}
 ROUND_TO_INTEGER = {"rni": "kNearest", "rzi": "kZero", "rmi": "kDown", "rpi": "kUp"}
 
 
@@ -62,9 +63,11 @@ class Instruction:
         return f"set({register(self.operands[i])}, {expression});"
 
 
-def float_rounding(i):
-    """Only rounding to nearest even is known; nvcc writes it for every ordinary operation."""
+def rounded(i, cpp_name):
+    """Name of the C++ function with the instruction's rounding; others than to nearest even for f32 alone."""
     i.takes("rn", "ftz")
+    directed = i.takes(*ROUND_DIRECTED) if i.types and i.types[-1] == "f32" else []
+    return f"{cpp_name}_directed<Rounding::{ROUND_DIRECTED[directed[0]]}>" if directed else cpp_name
 
 
 def is_float(i):
@@ -83,12 +86,22 @@ def arithmetic(cpp_name, operand_count):
     """add, sub, min, max and the like: every operand of the instruction's type."""
 
     def translate(i):
-        float_rounding(i)
+        name = rounded(i, cpp_name) if cpp_name in ("add", "subtract") else cpp_name
+        i.takes("rn", "ftz")
         i.count(operand_count + 1)
         values = ", ".join(i.typed(k + 1) for k in range(operand_count))
-        return i.assign(saturated(i, f"{cpp_name}({values})"))
+        return i.assign(saturated(i, f"{name}({values})"))
 
     return translate
+
+
+def approximated(i, cpp_name):
+    i.takes("ftz")
+    if i.types[-1] == "f64" and i.name in ("rcp", "rsqrt"):
+        cpp_name = cpp_name.replace("approximate", "coarse")
+    elif i.types[-1] != "f32":
+        raise Unknown(f"approximation of .{i.types[-1]}")
+    return i.assign(f"{cpp_name}(t, {i.typed(1)})")
 
 
 def approximate(cpp_name):
@@ -98,8 +111,7 @@ def approximate(cpp_name):
         i.count(2)
         if not i.takes("approx"):
             raise Unknown("without .approx")
-        i.takes("ftz")
-        return i.assign(f"{cpp_name}(t, {i.typed(1)})")
+        return approximated(i, cpp_name)
 
     return translate
 
@@ -111,7 +123,7 @@ def root(cpp_name):
         i.count(2)
         i.takes("ftz")
         if i.takes("approx"):
-            return i.assign(f"approximate_{cpp_name}(t, {i.typed(1)})")
+            return approximated(i, f"approximate_{cpp_name}")
         if not i.takes("rn"):
             raise Unknown("another rounding than .rn")
         return i.assign(f"{cpp_name}({i.typed(1)})")
@@ -124,7 +136,7 @@ def divide(i):
     if not is_float(i):
         return i.assign(f"divide({i.typed(1)}, {i.typed(2)})")
     i.takes("ftz")
-    if i.takes("approx", "full"):
+    if i.types[-1] == "f32" and i.takes("approx", "full"):
         return i.assign(f"approximate_divide(t, {i.typed(1)}, {i.typed(2)})")
     if not i.takes("rn"):
         raise Unknown("another rounding than .rn")
@@ -138,8 +150,8 @@ def multiply(i):
     if is_float(i):
         if is_sum:
             raise Unknown("mad of floats")
-        float_rounding(i)
-        return i.assign(saturated(i, f"multiply({i.typed(1)}, {i.typed(2)})"))
+        name = rounded(i, "multiply")
+        return i.assign(saturated(i, f"{name}({i.typed(1)}, {i.typed(2)})"))
     part = i.takes("lo", "hi", "wide")
     if len(part) != 1:
         raise Unknown("without .lo, .hi or .wide")
@@ -150,10 +162,33 @@ def multiply(i):
     return i.assign(product)
 
 
+def with_carry(i):
+    """add.cc, addc, sub.cc, subc, mad.cc, madc: long numbers in parts. .cc writes the carry, the ...c kind reads it."""
+    reads = "true" if i.name.endswith("c") else "false"
+    writes = "true" if i.takes("cc") else "false"
+    is_sum = i.name.startswith("mad")
+    i.count(4 if is_sum else 3)
+    if is_float(i):
+        raise Unknown("carry of floats")
+    name = "subtract" if i.name.startswith("sub") else "add"
+    left, right = i.typed(1), i.typed(2)
+    if is_sum:
+        part = i.takes("lo", "hi")
+        if len(part) != 1:
+            raise Unknown("without .lo or .hi")
+        left, right = f"multiply_{part[0]}({left}, {right})", i.typed(3)
+    return i.assign(f"{name}_with_carry<{reads}, {writes}>(t.carry, {left}, {right})")
+
+
+def or_with_carry(translate):
+    """The usual translation where the instruction does not say .cc."""
+    return lambda i: with_carry(i) if "cc" in i.rest else translate(i)
+
+
 def fused(i):
-    float_rounding(i)
+    name = rounded(i, "fused")
     i.count(4)
-    return i.assign(saturated(i, f"fused({i.typed(1)}, {i.typed(2)}, {i.typed(3)})"))
+    return i.assign(saturated(i, f"{name}({i.typed(1)}, {i.typed(2)}, {i.typed(3)})"))
 
 
 def shift(i):
@@ -258,6 +293,23 @@ def branch(i):
 def leave(i):
     i.takes("uni")
     return "return;"
+
+
+def call(i):
+    """call (result), function, (arguments); the function has to be in the same module."""
+    i.takes("uni")
+    operands = list(i.operands)
+    results = operands.pop(0).strip("() ").split(",") if operands and operands[0].startswith("(") else []
+    name = operands[0] if operands else ""
+    arguments = operands[1].strip("() \n").split(",") if len(operands) > 1 else []
+    names = [x.strip() for x in results + arguments if x.strip()]
+    function = i.names.functions.get(name)
+    if function is None or len(operands) > 2:
+        raise Unknown(f"function {name}, which is not in the module")
+    if len(names) != len(function.results) + len(function.parameters) or any(x not in i.names.calls for x in names):
+        raise Unknown(f"arguments of {name}")
+    places = "".join(f", {i.names.calls[x].place}" for x in names)
+    return f"f_{identifier(name)}(t{places});"
 
 
 def trap(i):
@@ -369,18 +421,19 @@ def dot_bytes(i):
 
 TRANSLATORS = {
     "abs": arithmetic("absolute", 1), "neg": arithmetic("negate", 1),
-    "add": arithmetic("add", 2), "sub": arithmetic("subtract", 2),
+    "add": or_with_carry(arithmetic("add", 2)), "sub": or_with_carry(arithmetic("subtract", 2)),
+    "addc": with_carry, "subc": with_carry, "madc": with_carry,
     "min": arithmetic("minimum", 2), "max": arithmetic("maximum", 2),
     "and": arithmetic("bit_and", 2), "or": arithmetic("bit_or", 2), "xor": arithmetic("bit_xor", 2),
     "not": arithmetic("bit_not", 1), "rem": arithmetic("remainder", 2), "copysign": arithmetic("sign_of", 2),
     "popc": arithmetic("count_ones", 1), "clz": arithmetic("leading_zeros", 1), "brev": arithmetic("reverse_bits", 1),
-    "mul": multiply, "mad": multiply, "fma": fused, "div": divide, "sqrt": root("square_root"),
+    "mul": multiply, "mad": or_with_carry(multiply), "fma": fused, "div": divide, "sqrt": root("square_root"),
     "rcp": root("reciprocal"), "rsqrt": approximate("approximate_inverse_root"),
     "ex2": approximate("approximate_exp2"), "lg2": approximate("approximate_log2"),
     "sin": approximate("approximate_sine"), "cos": approximate("approximate_cosine"),
     "tanh": approximate("approximate_tanh"),
     "shl": shift, "shr": shift, "selp": select, "setp": compare, "cvt": convert, "mov": move, "cvta": convert_address,
-    "bra": branch, "ret": leave, "exit": leave, "trap": trap, "bar": barrier, "barrier": barrier,
+    "bra": branch, "ret": leave, "exit": leave, "trap": trap, "call": call, "bar": barrier, "barrier": barrier,
     "membar": fence, "fence": fence, "prefetch": nothing, "nanosleep": nothing,
     "shfl": shuffle, "vote": vote, "redux": reduce_warp, "bfe": bit_fields, "bfi": bit_fields, "bfind": find_bit,
     "prmt": permute, "lop3": logic3, "shf": funnel, "dp4a": dot_bytes, **MEMORY,
