@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "data/batches.h"
 #include "io/checkpoint.h"
@@ -86,11 +87,14 @@ void measure_batches(const configs::RunConfig& config, const data::TrainingData&
   data::Batches batches(data.train, config.training.batching, config.training.seed);
   const int64_t steps = trainer::total_steps(config.training, batches.steps_per_epoch());
   shape.train = {.rows = 0};
+  std::set<size_t> sizes;
   for (int64_t step = 0; step < std::min(steps, kMeasuredSteps); ++step) {
     for (const TokenBatch& micro : batches.next().micro_batches) {
       widen(shape.train, measure(micro));
+      sizes.insert(micro.tokens.size());
     }
   }
+  shape.uneven_batches = sizes.size() > 1;
   shape.evaluation = {};
   if (!evaluates(config) || !data.eval) return;
   for (const TokenBatch& batch :

@@ -31,9 +31,10 @@ struct PlanShape {
   bool load_in_4bit = true;
   quant::Nf4Options four_bit;
   lora::LoraOptions lora;
-  int64_t compute_bytes = 2;  // e, of a number of the compute type: 2 or 4
-  MicroBatch train;           // the largest of the run
-  MicroBatch evaluation;      // the same; no tokens: the run evaluates nothing
+  int64_t compute_bytes = 2;    // e, of a number of the compute type: 2 or 4
+  MicroBatch train;             // the largest of the run
+  MicroBatch evaluation;        // the same; no tokens: the run evaluates nothing
+  bool uneven_batches = false;  // micro-batches of the run differ in size
   bool gradient_checkpointing = false;
   OptimizerStates states = OptimizerStates::k8bit;
   PlanDevice device = PlanDevice::kCpu;

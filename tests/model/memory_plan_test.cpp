@@ -177,6 +177,15 @@ TEST(MemoryPlan, AFewTokensLeaveLoadingAsThePeakAndManyTheEvaluation) {
   EXPECT_EQ(plan_memory(shape).peak, PeakPhase::kEvaluation);
 }
 
+TEST(MemoryPlan, UnevenBatchesLoseAShareOfTheirActivations) {
+  PlanShape shape = shape_of(testing::llama_7b());
+  const MemoryPlan even = plan_memory(shape);
+  shape.uneven_batches = true;
+  const auto lost = static_cast<double>(plan_memory(shape).total() - even.total());
+  const int64_t moving = even.bytes(MemoryKind::kActivations) + even.bytes(MemoryKind::kLogits);
+  EXPECT_NEAR(lost / static_cast<double>(moving), 0.2, 1e-6);
+}
+
 TEST(MemoryPlan, AttentionScoresAreBounded) {
   PlanShape shape = shape_of(testing::llama_7b());
   // One sequence: 32 heads, 256 queries, 512 keys, 2 bytes, and the same for gradients.
