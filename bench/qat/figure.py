@@ -2,8 +2,7 @@
 
     .venv/bin/python bench/qat/figure.py [--bits 4] [--seed 1] [--steps 60] [--name qat]
 
-Takes what run.sh has left of that seed, and rounds the plain run's adapter of every quarter (a run of its own with
-checkpoints, kept in runs/qat-recovery like the others).
+Runs of their own, evaluated every quarter and kept in runs/qat-figure; the plain run's adapter of every quarter is rounded.
 """
 
 import argparse
@@ -85,6 +84,8 @@ def svg(lines, options):
 
 
 def main():
+    recovery.EVALUATIONS = 4
+    recovery.RUNS = recovery.RUNS.with_name("qat-figure")
     parser = argparse.ArgumentParser()
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)

@@ -7,12 +7,14 @@ import pathlib
 import shutil
 import statistics
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QLORA = os.environ.get("QLORA", ROOT / "build" / "bin" / "qlora")
 RUNS = ROOT / "runs" / "qat-recovery"
 GROUP_SIZE = 64  # 576 columns are no multiple of 128
 CALIBRATION_ROWS = 256
+EVALUATIONS = 2  # in a run; figure.py wants more
 
 # How the grid is trained at each number of bits, beside what --qat says.
 DEFAULTS = {
@@ -47,7 +49,7 @@ def kept(file, make):
 
 def train(name, seed, steps, settings):
     run = RUNS / f"{name}-{steps}-seed{seed}"
-    assignments = {"seed": str(seed), "max_steps": str(steps), "eval_steps": str(max(steps // 4, 1)), "eval_on_start": "false", "save_strategy": "no", **settings}
+    assignments = {"seed": str(seed), "max_steps": str(steps), "eval_steps": str(max(steps // EVALUATIONS, 1)), "per_device_eval_batch_size": "32", "eval_on_start": "false", "save_strategy": "no", **settings}
     flags = [part for key, value in assignments.items() for part in ("--set", f"{key}={value}")]
 
     def make():
@@ -74,14 +76,14 @@ def perplexities(stages, kind):
     return [stage["perplexity"] for stage in stages if stage["kind"] == kind]
 
 
-def post_training(run, bits, methods):
+def post_training(run, bits, methods, base):
     """Perplexity by method, and of the merged model in 16 bits: the better base of each."""
     result, merged = {}, []
     for method in methods:
         flags = ["--quantization-type", method, "--bits", str(bits), "--group-size", str(GROUP_SIZE), "--symmetric", "false"]
         flags += ["--format", "awq" if method == "awq" and bits == 4 else "gptq"]
-        flags += ["--calibration-samples", str(CALIBRATION_ROWS)]
-        stages = export(run, f"{method}{bits}", *flags)
+        flags += ["--calibration-samples", str(CALIBRATION_ROWS), "--merge-base", base]
+        stages = export(run, f"{method}{bits}-{base}", *flags)
         result[method] = min(perplexities(stages, "quantized"))
         merged += perplexities(stages, "merged")
     return result, min(merged)
@@ -95,6 +97,7 @@ def main():
     parser.add_argument("--qat", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name", default="qat")
     parser.add_argument("--ptq", default="rtn,gptq,awq")
+    parser.add_argument("--base", default="auto", help="merge base of the plain run: auto tries both, original half as long")
     options = parser.parse_args()
     methods = options.ptq.split(",")
     extra = dict(assignment.split("=", 1) for assignment in options.qat)
@@ -104,11 +107,12 @@ def main():
         recoveries = []
         for seed in map(int, options.seeds.split(",")):
             plain, _ = train("plain", seed, options.steps, {})
-            ptq, merged = post_training(plain, bits, methods)
             settings = {**COMMON, **DEFAULTS[bits], **extra}
             run, facts = train(f"{options.name}{bits}", seed, options.steps, settings)
             stages = export(run, "export")
             trained = facts["last_evaluation"]["perplexity"]
+            print(f"   {run.name}: {trained:.3f} in training, {perplexities(stages, 'quantized')} exported", file=sys.stderr, flush=True)
+            ptq, merged = post_training(plain, bits, methods, options.base)
             (exported,) = perplexities(stages, "quantized")
             best = min(ptq.values())
             recoveries.append((best - exported) / (best - merged))
