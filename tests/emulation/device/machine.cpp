@@ -221,21 +221,34 @@ void Machine::check_lane(const Thread& thread, uint32_t lane) {
 /// What the lanes of the mask have brought, as far as they have come.
 Machine::WarpMeeting Machine::meet_warp(const Thread& thread) {
   WarpMeeting meeting = {.is_complete = true};
-  uint32_t clock = 0;
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
     if ((thread.mask >> lane & 1) == 0) continue;
     check_lane(thread, lane);
     const Thread& other = lane_of(thread, lane);
     meeting.is_complete = meeting.is_complete && other.state == State::kInWarpCall;
     if (other.given != 0) meeting.ballot |= 1u << lane;
-    for (int i = 0; i < kLanes; ++i) meeting.seen[i] = std::max(meeting.seen[i], other.seen[i]);
-    clock = std::max(clock, other.seen[lane]);
-  }
-  for (uint32_t lane = 0; lane < kLanes; ++lane) {
-    if ((thread.mask >> lane & 1) != 0)
-      meeting.seen[lane] = clock + 1;  // later than all that they did
   }
   return meeting;
+}
+
+/// Lanes of the mask have seen all that any of them has seen and done.
+void Machine::pass_warp_barrier(const Thread& thread) {
+  std::array<uint32_t, kLanes> seen = {};
+  uint32_t clock = 0;
+  const auto for_each_lane = [&](const auto& f) {
+    for (uint32_t lane = 0; lane < kLanes; ++lane) {
+      if ((thread.mask >> lane & 1) != 0) f(lane);
+    }
+  };
+  for_each_lane([&](uint32_t lane) {
+    const Thread& other = lane_of(thread, lane);
+    for (int i = 0; i < kLanes; ++i) seen[i] = std::max(seen[i], other.seen[i]);
+    clock = std::max(clock, other.seen[lane]);
+  });
+  for_each_lane([&](uint32_t lane) { seen[lane] = clock + 1; });
+  for_each_lane([&](uint32_t lane) { lane_of(thread, lane).seen = seen; });
+  happens_after(&warp_arrive_marks_[thread.warp()]);
+  happens_before(&warp_leave_marks_[thread.warp()]);
 }
 
 /// Answers all lanes of the mask once the last has come; false as long as one is missing.
@@ -252,13 +265,9 @@ bool Machine::answer_warp(const Thread& thread) {
     }
     other.received =
         call == WarpCall::kShuffle ? lane_of(thread, other.source_lane).given : meeting.ballot;
-    if (call == WarpCall::kBarrier) other.seen = meeting.seen;
     other.state = State::kReady;
   }
-  if (call == WarpCall::kBarrier) {
-    happens_after(&warp_arrive_marks_[thread.warp()]);
-    happens_before(&warp_leave_marks_[thread.warp()]);
-  }
+  if (call == WarpCall::kBarrier) pass_warp_barrier(thread);
   return true;
 }
 

@@ -126,10 +126,10 @@ class Machine {
   struct WarpMeeting {
     bool is_complete;
     uint32_t ballot = 0;
-    std::array<uint32_t, kLanes> seen = {};  // after a warp barrier
   };
   void check_lane(const Thread& thread, uint32_t lane);
   WarpMeeting meet_warp(const Thread& thread);
+  void pass_warp_barrier(const Thread& thread);
   bool answer_warp(const Thread& thread);
   template <class T>
   void shuffle(std::vector<T>& items);
