@@ -55,6 +55,7 @@ function(qlora_emulated_runtime name)
       COMMAND "${CMAKE_COMMAND}" -E env "PYTHONPATH=${PROJECT_SOURCE_DIR}/tests/emulation" PYTHONDONTWRITEBYTECODE=1
               "${Python3_EXECUTABLE}" -m translator "$<TARGET_OBJECTS:${library}>" "${output}"
               --ptx "${folder}/${library}.ptx"
+      BYPRODUCTS "${folder}/${library}.ptx"
       DEPENDS ${translator_files} ${library} "$<TARGET_OBJECTS:${library}>"
       COMMENT "Translating the PTX of ${source}" VERBATIM)
     list(APPEND translated "${output}")

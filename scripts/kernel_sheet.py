@@ -2,7 +2,7 @@
 """Writes docs/kernels.md: what ptxas and the occupancy calculator say of every kernel, and the bytes that it moves.
 
 Usage: scripts/kernel_sheet.py [--check] [--build FOLDER] [--ptxas FILE]
-  --check   writes nothing; fails where the page is not what would be written, or where a kernel spills registers
+  --check   writes nothing; fails where a kernel spills registers, or the page is not what this compiler gives
 The emulated tests must have run before (.venv/bin/ctest --test-dir build -L emulated): they log how kernels are launched.
 """
 import argparse
@@ -16,10 +16,10 @@ PAGE = ROOT / "docs/kernels.md"
 CAPABILITIES = (80, 89, 90, 100)
 HEAD = """# Kernels
 
-What can be said of the kernels without a GPU. Made by `scripts/kernel_sheet.py`; do not edit. A test fails where it is stale, or where a kernel spills registers.
+What can be said of the kernels without a GPU. Made by `scripts/kernel_sheet.py`; do not edit. A test fails where a kernel spills registers, or where the page is stale and the compiler the same.
 
 ## Registers, shared memory, occupancy
-By `ptxas -v` from the PTX for compute capability 8.0, and by NVIDIA's occupancy calculator (`cuda_occupancy.h`), for capability {capabilities}. Threads are those of a block. Occupancy: threads that a multiprocessor holds at once, in percent of the most it can.
+By `ptxas -v` of CUDA {version} from the PTX for compute capability 8.0, and by NVIDIA's occupancy calculator (`cuda_occupancy.h`), for capability {capabilities}. Threads are those of a block. Occupancy: threads that a multiprocessor holds at once, in percent of the most it can.
 
 | kernel | threads | shared bytes | registers | occupancy |
 |---|---|---|---|---|
@@ -98,6 +98,13 @@ def occupancies(build, queries):
     return answers
 
 
+def ptxas_version(ptxas):
+    match = re.search(r"V(\d+\.\d+\.\d+)", run(ptxas, "--version"))
+    if match is None:
+        raise Failure(f"{ptxas} has no version")
+    return match[1]
+
+
 def joined(values):
     """One value where all are the same."""
     return str(values[0]) if len(set(values)) == 1 else " / ".join(map(str, values))
@@ -139,12 +146,15 @@ def main():
     arguments = parser.parse_args()
     try:
         names = ", ".join(f"{c // 10}.{c % 10}" for c in CAPABILITIES)
-        page = "".join([HEAD.format(capabilities=names), *resource_rows(arguments.build, arguments.ptxas), BYTES_HEAD,
+        version = ptxas_version(arguments.ptxas)
+        page = "".join([HEAD.format(capabilities=names, version=version), *resource_rows(arguments.build, arguments.ptxas), BYTES_HEAD,
                         *byte_rows(arguments.build)])
     except Failure as failure:
         sys.exit(f"[kernel_sheet] {failure}")
     if not arguments.check:
         PAGE.write_text(page)
+    elif PAGE.exists() and f"of CUDA {version} " not in PAGE.read_text():
+        print(f"docs/kernels.md is of another CUDA than {version}; no kernel spills")
     elif not PAGE.exists() or PAGE.read_text() != page:
         sys.exit("[kernel_sheet] docs/kernels.md is stale; run scripts/kernel_sheet.py")
 

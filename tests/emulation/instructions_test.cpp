@@ -9,6 +9,8 @@
 #include "quant/float_math.h"
 #include "tests/emulation/device/arithmetic.h"
 #include "tests/emulation/device/bits.h"
+#include "tests/emulation/device/compare.h"
+#include "tests/emulation/device/rounding.h"
 
 namespace qlora::emulation {
 namespace {

@@ -119,9 +119,18 @@ class Machine {
  private:
   static void fiber_main();
   void prepare(const Launch& launch);
+  void start_block();
   void run_block();
   void release_barrier();
-  bool answer_warp(Thread& thread);
+  /// Lanes at one warp call.
+  struct WarpMeeting {
+    bool is_complete;
+    uint32_t ballot = 0;
+  };
+  void check_lane(const Thread& thread, uint32_t lane);
+  WarpMeeting meet_warp(const Thread& thread);
+  void pass_warp_barrier(const Thread& thread);
+  bool answer_warp(const Thread& thread);
   template <class T>
   void shuffle(std::vector<T>& items);
 

@@ -69,7 +69,8 @@ def emit_body(body, signature, names, refusals):
     lines = [f"{signature} {{"]
     for variable in body.variables:
         if variable.space == "local":
-            lines.append(f"  alignas({max(variable.align, 16)}) char v_{identifier(variable.name)}[{variable.size_bytes}];")
+            name = identifier(variable.name)
+            lines.append(f"  alignas({max(variable.align, 16)}) char v_{name}[{variable.size_bytes}];")
         elif variable.space != "shared":
             refusals.add(f"a .{variable.space} variable inside a body", body.line)
     for statement in body.statements:
@@ -115,8 +116,9 @@ def emit_module(module, ptx, capability, refusals):
         sizes = ", ".join(f"{{{p.offset}, {p.size_bytes}}}" for p in entry.parameters)
         table.append(f'    {{"{entry.name}", k_{identifier(entry.name)}, {entry.parameter_bytes}, {shared_bytes}, '
                      f"{entry.max_threads}, {{{sizes}}}}},")
-    variables = ", ".join(f'{{"{v.name}", v_{identifier(v.name)}, {v.size_bytes}, {"true" if v.space == "const" else "false"}}}'
-                          for v in module.variables if v.name in global_names)
+    variables = ", ".join(
+        f'{{"{v.name}", v_{identifier(v.name)}, {v.size_bytes}, {"true" if v.space == "const" else "false"}}}'
+        for v in module.variables if v.name in global_names)
     return "\n".join([
         f"// Translated from PTX for {module.target}, sha256 {hashlib.sha256(ptx).hexdigest()[:16]}.",
         '#include "tests/emulation/device/translated.h"', "namespace {", "using namespace qlora::emulation;", *code,

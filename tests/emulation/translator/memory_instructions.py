@@ -39,7 +39,8 @@ def _load_parameter(i):
     i.takes("param")
     parts = _vector(i, i.operands[0])
     place = _parameter(i, i.operands[1], len(parts), {**i.names.parameters, **i.names.calls})
-    return " ".join(f"set({register(p)}, read<{i.type.cpp}>({place} + {k * i.type.size}));" for k, p in enumerate(parts))
+    return " ".join(f"set({register(p)}, read<{i.type.cpp}>({place} + {k * i.type.size}));"
+                    for k, p in enumerate(parts))
 
 
 def _store_parameter(i):
@@ -80,7 +81,8 @@ def store(i):
         raise Unknown("a parameter written through another space")
     size = i.type.size
     text = f"char* p_ = at(t, Space::{space}, {address}, {size * len(parts)}, Access::{access}, {i.line});"
-    return text + "".join(f" write(p_ + {k * size}, as<{i.type.cpp}>({i.names.value(p)}));" for k, p in enumerate(parts))
+    return text + "".join(f" write(p_ + {k * size}, as<{i.type.cpp}>({i.names.value(p)}));"
+                          for k, p in enumerate(parts))
 
 
 def atomic(i):

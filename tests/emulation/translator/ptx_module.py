@@ -92,7 +92,8 @@ class Module:
 VARIABLE = re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.(global|const|shared|local)\s*"
                       r"(?:\.align\s+(\d+)\s*)?\.(\w+)\s+([\w$%]+)((?:\s*\[\s*\d*\s*\])*)\s*(?:=\s*(.*))?$", re.S)
 PARAMETER = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+"
-                       r"(?:\.ptr\s+(?:\.(?:global|const|local|shared)\s+)?(?:\.align\s+\d+\s+)?)?([\w$]+)\s*(?:\[(\d+)\])?")
+                       r"(?:\.ptr\s+(?:\.(?:global|const|local|shared)\s+)?(?:\.align\s+\d+\s+)?)?"
+                       r"([\w$]+)\s*(?:\[(\d+)\])?")
 ENTRY = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.(entry|func)\b")
 IGNORED_LINE = re.compile(r"\.(version|target|address_size|file|loc|section)\b")
 
@@ -264,7 +265,8 @@ def parse_entry(text, match, at, refusals):
     return entry, close_brace + 1
 
 
-FUNCTION = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.func\s*(?:\.noinline\s*)?(\([^)]*\))?\s*([\w$]+)\s*(\([^)]*\))?")
+FUNCTION = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.func\s*(?:\.noinline\s*)?"
+                      r"(\([^)]*\))?\s*([\w$]+)\s*(\([^)]*\))?")
 
 
 def parse_function(text, at, refusals):
