@@ -17,6 +17,23 @@ bool same(float a, float b) {
   return std::bit_cast<b32>(a) == std::bit_cast<b32>(b);
 }
 
+/// Against the host's own rounding mode.
+TEST(EmulatedArithmetic, FusedDownRoundsDownOnce) {
+  std::mt19937 random(4);
+  const auto any = [&] {  // exponents that meet each other
+    const b32 bits = static_cast<b32>(random());
+    return std::bit_cast<float>((bits & 0x807FFFFFu) | (100 + bits % 50) << 23);
+  };
+  for (int i = 0; i < 300000; ++i) {
+    const volatile float a = any(), b = i % 5 == 0 ? 1.0f : any();
+    const volatile float c = i % 3 == 0 ? 12582913.0f : i % 5 == 0 ? -a : any();
+    std::fesetround(FE_DOWNWARD);
+    const volatile float want = std::fma(a, b, c);
+    std::fesetround(FE_TONEAREST);
+    ASSERT_TRUE(same(fused_down(a, b, c), want)) << a << " * " << b << " + " << c;
+  }
+}
+
 TEST(EmulatedHalf, EveryHalfWidensExactly) {
   for (b32 bits = 0; bits < 65536; ++bits) {
     const auto half = static_cast<b16>(bits);

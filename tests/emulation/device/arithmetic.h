@@ -65,6 +65,18 @@ T fused(T a, T b, T c) {
   }
 }
 
+/// a * b + c, rounded down once. The product is exact in FP64; what adding c loses there decides
+/// whether the number nearest to the sum lies above it.
+inline float fused_down(float a, float b, float c) {
+  const float nearest = std::fma(a, b, c);
+  if (!std::isfinite(nearest)) return nearest;
+  const double product = static_cast<double>(a) * b, sum = product + c, back = sum - product;
+  const double lost = (product - (sum - back)) + (c - back);  // sum + lost is exact
+  if (sum == 0 && lost == 0 && c != 0) return -0.0f;          // what cancels is -0, rounded down
+  const double above = nearest - sum;
+  return above > lost ? std::nextafter(nearest, -INFINITY) : nearest;
+}
+
 /// Division of integers by 0 gives all ones; its remainder is the dividend.
 template <class T>
 T divide(T a, T b) {

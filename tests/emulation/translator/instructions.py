@@ -151,8 +151,13 @@ def multiply(i):
 
 
 def fused(i):
-    float_rounding(i)
     i.count(4)
+    if i.takes("rm"):  # expf's way to an integer
+        if i.types != ["f32"]:
+            raise Unknown("modifier .rm of another type than f32")
+        i.takes("ftz")
+        return i.assign(f"fused_down({i.typed(1)}, {i.typed(2)}, {i.typed(3)})")
+    float_rounding(i)
     return i.assign(saturated(i, f"fused({i.typed(1)}, {i.typed(2)}, {i.typed(3)})"))
 
 

@@ -29,8 +29,11 @@ def _load_parameter(i, target):
     i.takes("param")
     parts = _vector(i, target)
     parameter, offset = i.names.address(i.operands[1])
-    if parameter is None:
-        raise Unknown("an address in a parameter that is no constant")
+    if parameter is None:  # an address in a register: of parameters' own space, from mov
+        size = i.type.size
+        text = (f"const char* p_ = parameter_at(t, parameters, {i.names.parameter_bytes}, {offset}, "
+                f"{size * len(parts)}, {i.line});")
+        return text + "".join(f" set({register(p)}, read<{i.type.cpp}>(p_ + {k * size}));" for k, p in enumerate(parts))
     if offset < 0 or offset + i.type.size * len(parts) > parameter.size_bytes:
         raise Unknown(f"bytes {offset} of a parameter of {parameter.size_bytes}")
     return " ".join(f"set({register(p)}, read<{i.type.cpp}>(parameters + {parameter.offset + offset + k * i.type.size}));"

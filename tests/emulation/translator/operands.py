@@ -35,12 +35,15 @@ class Operands:
     def __init__(self, entry, shared, global_names, uncertain_loads):
         self.uncertain_loads = uncertain_loads  # lines
         self.parameters = {p.name: p for p in entry.parameters}
+        self.parameter_bytes = max((p.offset + p.size_bytes for p in entry.parameters), default=0)
         self.local_names = {v.name for v in entry.variables if v.space == "local"}
         self.shared = shared
         self.global_names = global_names
 
     def symbol(self, name):
-        """Address of a variable, or None where the name is no variable."""
+        """Address of a variable or (in their own space) a parameter, or None where the name is neither."""
+        if name in self.parameters:
+            return f"b64({self.parameters[name].offset})"
         if name in self.shared:
             offset = self.shared[name]
             return "b64(t.block->dynamic_shared)" if offset is None else f"b64({offset})"
