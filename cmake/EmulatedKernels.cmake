@@ -5,6 +5,8 @@
 #     architecture and with its PTX uncompressed. ${NAME}_OBJECTS: all of them, for linking.
 #   qlora_emulated_runtime(NAME KERNELS kernels)
 #     The emulated libcudart.so.13 with the translated PTX of qlora_kernel_objects(kernels …) in it.
+#   qlora_source_route(NAME KERNELS a.cu … SOURCES test.cpp … DEPENDS module …)
+#     A test program whose kernels are compiled for the host, under ThreadSanitizer. Not part of `all`.
 include_guard()
 set(QLORA_EMULATED_ARCHITECTURE 80 CACHE STRING "Compute capability whose PTX the emulated tests run")
 
@@ -53,6 +55,7 @@ function(qlora_emulated_runtime name)
       COMMAND "${CMAKE_COMMAND}" -E env "PYTHONPATH=${PROJECT_SOURCE_DIR}/tests/emulation" PYTHONDONTWRITEBYTECODE=1
               "${Python3_EXECUTABLE}" -m translator "$<TARGET_OBJECTS:${library}>" "${output}"
               --ptx "${folder}/${library}.ptx"
+      BYPRODUCTS "${folder}/${library}.ptx"
       DEPENDS ${translator_files} ${library} "$<TARGET_OBJECTS:${library}>"
       COMMENT "Translating the PTX of ${source}" VERBATIM)
     list(APPEND translated "${output}")
@@ -67,4 +70,42 @@ function(qlora_emulated_runtime name)
   target_link_options(${name} PRIVATE "LINKER:--version-script=${map}" "LINKER:--no-undefined")
   set_target_properties(${name} PROPERTIES OUTPUT_NAME cudart SOVERSION 13
     LIBRARY_OUTPUT_DIRECTORY "${folder}" LINK_DEPENDS "${map}")
+endfunction()
+
+function(qlora_source_route name)
+  cmake_parse_arguments(S "" "" "KERNELS;SOURCES;DEPENDS" ${ARGN})
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  set(source_route "${PROJECT_SOURCE_DIR}/tests/emulation/source")
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/${name}")
+  file(MAKE_DIRECTORY "${folder}")
+  set(kernels)
+  foreach(source IN LISTS S_KERNELS)
+    if(source MATCHES "cuda_table\\.cu$|device_cuda\\.cu$")
+      continue()
+    elseif(NOT source MATCHES "\\.cu$")
+      list(APPEND kernels "${source}")
+      continue()
+    endif()
+    cmake_path(RELATIVE_PATH source BASE_DIRECTORY "${PROJECT_SOURCE_DIR}" OUTPUT_VARIABLE relative)
+    string(REPLACE "/" "_" relative "${relative}")
+    set(output "${folder}/${relative}.cpp")
+    add_custom_command(OUTPUT "${output}"
+      COMMAND "${Python3_EXECUTABLE}" "${source_route}/rewrite_launches.py" "${source}" "${output}"
+      DEPENDS "${source}" "${source_route}/rewrite_launches.py" VERBATIM)
+    set_source_files_properties("${output}" PROPERTIES
+      COMPILE_OPTIONS "-include;${source_route}/device_source.h"
+      OBJECT_DEPENDS "${source_route}/device_source.h")
+    list(APPEND kernels "${output}")
+  endforeach()
+  add_executable(${name} EXCLUDE_FROM_ALL ${kernels} ${S_SOURCES} "${source_route}/host_runtime.cpp"
+    "${source_route}/sanitizer_options.cpp" $<TARGET_OBJECTS:emulation_sanitized_objects>)
+  qlora_compile_options(${name})
+  target_include_directories(${name} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  target_compile_options(${name} PRIVATE -O1 -g1 -fsanitize=thread -fwrapv -fno-strict-aliasing)
+  target_link_options(${name} PRIVATE -fsanitize=thread)
+  foreach(dependency IN LISTS S_DEPENDS)
+    target_link_libraries(${name} PRIVATE qlora::${dependency})
+  endforeach()
+  target_link_libraries(${name} PRIVATE fmt::fmt PkgConfig::HIGHWAY GTest::gtest GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
 endfunction()

@@ -158,6 +158,18 @@ export QLORA_FUZZ_FACTOR=50
 tests 'long fuzzing' "$build" -R "$fuzz" --timeout 3600
 unset QLORA_FUZZ_FACTOR
 
+if [[ -n $(toolchain_nvcc) ]]; then # nvcc makes other PTX for newer devices, and threads take other turns
+  emulated_again() {
+    scripts/build.sh -B build-emulated-120 -DQLORA_EMULATED_ARCHITECTURE=120 cuda_selftest_emulated emulation_tests
+    build-emulated-120/tests/emulation_tests --gtest_brief=1
+    build-emulated-120/tests/cuda_selftest_emulated --gtest_brief=1
+    for seed in 0 2 3 4 5; do
+      QLORA_EMULATION_SEED=$seed build/tests/cuda_selftest_emulated --gtest_brief=1
+    done
+  }
+  check 'emulated tests for sm_120 and with other seeds' emulated_again
+fi
+
 # ThreadSanitizer knows GCC's OpenMP not at all and LLVM's through archer. It needs fixed addresses,
 # which some containers forbid.
 if setarch -R true 2> /dev/null; then
@@ -167,6 +179,11 @@ if setarch -R true 2> /dev/null; then
   export OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS=ignore_noninstrumented_modules=1
   ctest_prefix=(setarch -R)
   tests 'thread sanitizer, torch-free folders' build-thread-sanitizer "${only_torch_free[@]}" -LE "$later"
+  if [[ -n $(toolchain_nvcc) ]]; then # the kernels' source on the host: bugs planted, and those of the product
+    check 'thread sanitizer build, kernels' scripts/build.sh planted_thread_sanitizer kernels_thread_sanitizer
+    check 'thread sanitizer, planted bugs' setarch -R build/tests/planted_thread_sanitizer --gtest_brief=1
+    check 'thread sanitizer, kernels' setarch -R build/tests/kernels_thread_sanitizer --gtest_brief=1 --gtest_filter='*/cuda_*'
+  fi
 else
   printf '\n== thread sanitizer: skipped, setarch -R is not permitted here\n'
   echo skip > "$results/thread-sanitizer.check"

@@ -32,7 +32,8 @@ __device__ inline uint32_t block_max(uint32_t value) {
 }
 
 /// Sum of `v`, one value per thread, in the order v[i] += v[i + stride] for stride Threads/2 … 1.
-/// Returned to thread 0 alone. `v` is shared memory of the block; every thread has to take part.
+/// Returned to thread 0, 0 to the others. `v` is shared memory of the block; every thread has to
+/// take part.
 template <int Threads>
 __device__ inline double block_sum(double* v) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -40,7 +41,7 @@ __device__ inline double block_sum(double* v) {
     __syncthreads();
     if (thread < stride) v[thread] += v[thread + stride];
   }
-  return v[0];
+  return thread == 0 ? v[0] : 0;  // another thread would read while thread 0 adds
 }
 
 }  // namespace qlora::cuda

@@ -9,29 +9,14 @@
 #include "quant/float_math.h"
 #include "tests/emulation/device/arithmetic.h"
 #include "tests/emulation/device/bits.h"
+#include "tests/emulation/device/compare.h"
+#include "tests/emulation/device/rounding.h"
 
 namespace qlora::emulation {
 namespace {
 
 bool same(float a, float b) {
   return std::bit_cast<b32>(a) == std::bit_cast<b32>(b);
-}
-
-/// Against the host's own rounding mode.
-TEST(EmulatedArithmetic, FusedDownRoundsDownOnce) {
-  std::mt19937 random(4);
-  const auto any = [&] {  // exponents that meet each other
-    const b32 bits = static_cast<b32>(random());
-    return std::bit_cast<float>((bits & 0x807FFFFFu) | (100 + bits % 50) << 23);
-  };
-  for (int i = 0; i < 300000; ++i) {
-    const volatile float a = any(), b = i % 5 == 0 ? 1.0f : any();
-    const volatile float c = i % 3 == 0 ? 12582913.0f : i % 5 == 0 ? -a : any();
-    std::fesetround(FE_DOWNWARD);
-    const volatile float want = std::fma(a, b, c);
-    std::fesetround(FE_TONEAREST);
-    ASSERT_TRUE(same(fused_down(a, b, c), want)) << a << " * " << b << " + " << c;
-  }
 }
 
 TEST(EmulatedHalf, EveryHalfWidensExactly) {
@@ -129,6 +114,38 @@ TEST(EmulatedArithmetic, ConversionsRoundAndStopAtTheEnds) {
   EXPECT_EQ((convert<float, Rounding::kNearest, false>(2.5f)), 2.0f);
   EXPECT_EQ((convert<float, Rounding::kNone, true>(7.0f)), 1.0f);
   EXPECT_TRUE(same(flush(-1e-40f), -0.0f));
+}
+
+/// The processor's own directed rounding is the oracle.
+template <class F>
+float with_rounding(int mode, const F& f) {
+  std::fesetround(mode);
+  volatile float result = f();
+  std::fesetround(FE_TONEAREST);
+  return result;
+}
+
+TEST(EmulatedArithmetic, DirectedRoundingIsTheProcessors) {
+  std::mt19937 random(3);
+  const auto number = [&] {
+    return std::ldexp(static_cast<float>(static_cast<int>(random() % 33554432) - 16777216),
+                      static_cast<int>(random() % 40) - 40);
+  };
+  for (int i = 0; i < 20000; ++i) {
+    volatile float a = number(), b = number(), c = number();
+    ASSERT_TRUE(same(add_directed<Rounding::kDown>(a, b),
+                     with_rounding(FE_DOWNWARD, [&] { return a + b; })));
+    ASSERT_TRUE(
+        same(add_directed<Rounding::kUp>(a, b), with_rounding(FE_UPWARD, [&] { return a + b; })));
+    ASSERT_TRUE(same(subtract_directed<Rounding::kZero>(a, b),
+                     with_rounding(FE_TOWARDZERO, [&] { return a - b; })));
+    ASSERT_TRUE(same(multiply_directed<Rounding::kZero>(a, b),
+                     with_rounding(FE_TOWARDZERO, [&] { return a * b; })));
+    ASSERT_TRUE(same(fused_directed<Rounding::kDown>(a, b, c),
+                     with_rounding(FE_DOWNWARD, [&] { return std::fma(a, b, c); })));
+    ASSERT_TRUE(same(fused_directed<Rounding::kZero>(a, b, c),
+                     with_rounding(FE_TOWARDZERO, [&] { return std::fma(a, b, c); })));
+  }
 }
 
 TEST(EmulatedBits, ShiftsBeyondTheWidthAreDefined) {

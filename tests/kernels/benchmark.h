@@ -30,4 +30,8 @@ std::vector<KernelBenchmark> model_benchmarks();
 ///   elements  of every call
 void run_benchmarks(int64_t elements, std::ostream& out);
 
+/// Bytes of a call under emulation, for scripts/kernel_sheet.py: name, elements, bytes at least,
+/// bytes read, bytes written; divided by tabs.
+void count_bytes(std::ostream& out);
+
 }  // namespace qlora::testing

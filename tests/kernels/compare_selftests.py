@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Whether the emulated and the real selftest are the same program: compare_selftests.py EMULATED REAL.
 
-Same PTX byte for byte, same list of tests. The real one's folder holds all that it needs beside the C library, is small
-enough to be copied to another machine, and has nothing of libtorch or a CUDA toolkit.
+Same PTX byte for byte, same list of tests. The real one's folder holds all that it needs beside the C and C++ libraries, is
+small enough to be copied to another machine, and has nothing of libtorch or a CUDA toolkit.
 """
 import pathlib
 import subprocess
@@ -11,7 +11,7 @@ import sys
 from translator.fatbin import embedded_ptx
 
 MOST_BYTES = 64 * 10**6
-OF_THE_SYSTEM = ("ld-linux", "libc.", "libm.", "libpthread.", "libdl.", "librt.")
+OF_THE_SYSTEM = ("ld-linux", "libc.", "libm.", "libpthread.", "libdl.", "librt.", "libstdc++.", "libgcc_s.")
 
 
 def listed_tests(program):

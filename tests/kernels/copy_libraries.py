@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Copies the shared libraries that PROGRAM needs, but for those of the C library, beside it: copy_libraries.py PROGRAM."""
+"""Copies the shared libraries that PROGRAM needs, but for those of the C and C++ languages, beside it: copy_libraries.py PROGRAM."""
 import pathlib
 import shutil
 import subprocess
 import sys
 
-# A driver or another C library of this machine must not travel to the next one.
-OF_THE_SYSTEM = ("linux-vdso.", "ld-linux", "libc.", "libm.", "libpthread.", "libdl.", "librt.", "libcuda.")
+# A driver of this machine must not travel to the next one, and an older C library there is no obstacle.
+OF_THE_SYSTEM = ("linux-vdso.", "ld-linux", "libc.", "libm.", "libpthread.", "libdl.", "librt.", "libstdc++.", "libgcc_s.",
+                 "libcuda.")
 
 
 def needed_libraries(program):

@@ -51,7 +51,8 @@ std::map<std::string, Seen> read_logs(const std::filesystem::path& folder) {
     std::string entry;
     uint64_t blocks = 0;
     bool is_ragged = false;
-    while (in >> entry >> blocks >> is_ragged) {
+    uint64_t threads = 0, shared_bytes = 0;  // for scripts/kernel_sheet.py
+    while (in >> entry >> blocks >> is_ragged >> threads >> shared_bytes) {
       Seen& seen = all[entry];
       seen.block_counts.insert(blocks);
       seen.is_ragged = seen.is_ragged || is_ragged;
@@ -63,17 +64,20 @@ std::map<std::string, Seen> read_logs(const std::filesystem::path& folder) {
 }  // namespace
 
 void write_launch_log(const std::filesystem::path& folder) {
-  std::set<std::tuple<std::string, uint64_t, bool>> lines;
+  std::set<std::tuple<std::string, uint64_t, bool, uint64_t, size_t>> lines;
   for (const auto& o : emulation::emulated_device()->operations()) {
     if (o.kind != emulation::OperationKind::kKernel) continue;
     const uint64_t blocks = uint64_t{o.grid.x} * o.grid.y * o.grid.z;
-    lines.emplace(o.name, blocks, blocks > 1 && o.least_block_bytes < o.most_block_bytes);
+    lines.emplace(o.name, blocks, blocks > 1 && o.least_block_bytes < o.most_block_bytes,
+                  uint64_t{o.block.x} * o.block.y * o.block.z, o.shared_bytes);
   }
   if (lines.empty()) return;
   std::filesystem::create_directories(folder);
   std::ofstream out(folder / std::to_string(getpid()), std::ios::app);
-  for (const auto& [entry, blocks, is_ragged] : lines)
-    out << entry << ' ' << blocks << ' ' << is_ragged << '\n';
+  for (const auto& [entry, blocks, is_ragged, threads, shared_bytes] : lines) {
+    out << entry << ' ' << blocks << ' ' << is_ragged << ' ' << threads << ' ' << shared_bytes
+        << '\n';
+  }
 }
 
 bool check_launch_log(const std::filesystem::path& folder, std::ostream& out) {

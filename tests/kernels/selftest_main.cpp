@@ -23,10 +23,12 @@ constexpr const char* kUsage =
     "  --no-benchmark       tests only\n"
     "  --check-log FOLDER   (emulated runtime) whether the runs that wrote there reached every "
     "kernel\n"
+    "  --count-bytes        (emulated runtime) bytes that each measured call moves\n"
     "  --gtest_filter=…     and Google Test's other options\n";
 
 struct Arguments {
   bool measures = true;
+  bool counts_bytes = false;
   std::string check_log;
 };
 
@@ -36,6 +38,8 @@ bool parse(int argc, char** argv, Arguments& arguments) {
     const std::string_view argument = argv[i];
     if (argument == "--no-benchmark") {
       arguments.measures = false;
+    } else if (argument == "--count-bytes") {
+      arguments.counts_bytes = true;
     } else if (argument == "--check-log" && i + 1 < argc) {
       arguments.check_log = argv[++i];
     } else {
@@ -73,6 +77,10 @@ int main(int argc, char** argv) {
   const bool is_emulated = qlora::emulation::emulated_device() != nullptr;
   if (!arguments.check_log.empty()) {
     return is_emulated && qlora::testing::check_launch_log(arguments.check_log, std::cout) ? 0 : 1;
+  }
+  if (arguments.counts_bytes) {
+    if (is_emulated) qlora::testing::count_bytes(std::cout);
+    return is_emulated ? 0 : 1;
   }
   if (!::testing::GTEST_FLAG(list_tests)) {
     std::string reason;

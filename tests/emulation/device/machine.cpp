@@ -112,7 +112,7 @@ LaunchCounts Machine::run(const Launch& launch) {
   return counts;
 }
 
-void Machine::run_block() {
+void Machine::start_block() {
   epochs_.start_block();
   block_.bytes_read = block_.bytes_written = 0;
   std::memset(block_.shared, 0xFF, block_.shared_bytes);  // NaN in every float format
@@ -128,6 +128,10 @@ void Machine::run_block() {
     thread.seen = {};
     thread.has_released = false;
   }
+}
+
+void Machine::run_block() {
+  start_block();
   happens_before(&begin_mark_);
   while (live_ > 0) {
     bool has_moved = false;
@@ -179,7 +183,7 @@ BarrierResult Machine::wait_for_block(Thread& thread, bool value, int line) {
   happens_before(&arrive_mark_);
   suspend(*thread.fiber);
   happens_after(&leave_mark_);
-  return barrier_;  // nobody arrives at the next one before all have left this one
+  return barrier_;  // of this one: the next is not passed before all have left it
 }
 
 uint64_t Machine::wait_for_warp(Thread& thread, WarpCall call, uint32_t mask, uint64_t given,
@@ -199,53 +203,59 @@ uint64_t Machine::wait_for_warp(Thread& thread, WarpCall call, uint32_t mask, ui
   return thread.received;
 }
 
-/// Answers all lanes of the mask once the last has come; false as long as one is missing.
-bool Machine::answer_warp(Thread& thread) {
-  uint32_t ballot = 0, clock = 0;
-  bool is_complete = true;
-  std::array<uint32_t, kLanes> seen = {};
+void Machine::check_lane(const Thread& thread, uint32_t lane) {
+  const auto refuse = [&](const char* why) {
+    fail(thread, thread.line, fmt::format("a warp mask names lane {}, which {}", lane, why));
+  };
+  if (thread.warp() * kLanes + lane >= thread_count_) refuse("does not exist");
+  const Thread& other = lane_of(thread, lane);
+  if (other.state == State::kDone) refuse("has exited");
+  if (other.state != State::kInWarpCall) return;
+  if (other.mask != thread.mask || other.call != thread.call || other.line != thread.line) {
+    fail(thread, thread.line,
+         fmt::format("lanes of one mask are at different warp calls, lane {} at PTX line {}", lane,
+                     other.line));
+  }
+}
+
+/// What the lanes of the mask have brought, as far as they have come.
+Machine::WarpMeeting Machine::meet_warp(const Thread& thread) {
+  WarpMeeting meeting = {.is_complete = true};
+  uint32_t clock = 0;
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
     if ((thread.mask >> lane & 1) == 0) continue;
-    if (thread.warp() * kLanes + lane >= thread_count_) {
-      fail(thread, thread.line,
-           fmt::format("a warp mask names lane {}, which does not exist", lane));
-    }
+    check_lane(thread, lane);
     const Thread& other = lane_of(thread, lane);
-    if (other.state == State::kDone)
-      fail(thread, thread.line, fmt::format("a warp mask names lane {}, which has exited", lane));
-    if (other.state != State::kInWarpCall) {
-      is_complete = false;
-      continue;
-    }
-    if (other.mask != thread.mask || other.call != thread.call || other.line != thread.line) {
-      fail(thread, thread.line,
-           fmt::format("lanes of one mask are at different warp calls, lane {} at PTX line {}",
-                       lane, other.line));
-    }
-    if (other.given != 0) ballot |= 1u << lane;
-    for (int i = 0; i < kLanes; ++i) seen[i] = std::max(seen[i], other.seen[i]);
+    meeting.is_complete = meeting.is_complete && other.state == State::kInWarpCall;
+    if (other.given != 0) meeting.ballot |= 1u << lane;
+    for (int i = 0; i < kLanes; ++i) meeting.seen[i] = std::max(meeting.seen[i], other.seen[i]);
     clock = std::max(clock, other.seen[lane]);
   }
-  if (!is_complete) return false;
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
-    if ((thread.mask >> lane & 1) != 0) seen[lane] = clock + 1;  // later than all that they did
+    if ((thread.mask >> lane & 1) != 0)
+      meeting.seen[lane] = clock + 1;  // later than all that they did
   }
+  return meeting;
+}
+
+/// Answers all lanes of the mask once the last has come; false as long as one is missing.
+bool Machine::answer_warp(const Thread& thread) {
+  const WarpMeeting meeting = meet_warp(thread);
+  if (!meeting.is_complete) return false;
+  const WarpCall call = thread.call;
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
     if ((thread.mask >> lane & 1) == 0) continue;
     Thread& other = lane_of(thread, lane);
-    if (thread.call == WarpCall::kShuffle) {
-      if ((thread.mask >> other.source_lane & 1) == 0) {
-        fail(other, other.line,
-             fmt::format("a shuffle reads lane {}, which is outside the mask", other.source_lane));
-      }
-      other.received = lane_of(thread, other.source_lane).given;
-    } else {
-      other.received = ballot;
+    if (call == WarpCall::kShuffle && (thread.mask >> other.source_lane & 1) == 0) {
+      fail(other, other.line,
+           fmt::format("a shuffle reads lane {}, which is outside the mask", other.source_lane));
     }
+    other.received =
+        call == WarpCall::kShuffle ? lane_of(thread, other.source_lane).given : meeting.ballot;
+    if (call == WarpCall::kBarrier) other.seen = meeting.seen;
     other.state = State::kReady;
-    if (thread.call == WarpCall::kBarrier) other.seen = seen;
   }
-  if (thread.call == WarpCall::kBarrier) {
+  if (call == WarpCall::kBarrier) {
     happens_after(&warp_arrive_marks_[thread.warp()]);
     happens_before(&warp_leave_marks_[thread.warp()]);
   }

@@ -66,6 +66,7 @@ struct Thread {
   // Which accesses of its warp's lanes it has seen through warp barriers (shadow.h).
   std::array<uint32_t, kLanes> seen;
   bool has_released;
+  bool carry;  // of add.cc and its kind
 
   Fiber* fiber;
 
@@ -118,9 +119,18 @@ class Machine {
  private:
   static void fiber_main();
   void prepare(const Launch& launch);
+  void start_block();
   void run_block();
   void release_barrier();
-  bool answer_warp(Thread& thread);
+  /// Lanes at one warp call.
+  struct WarpMeeting {
+    bool is_complete;
+    uint32_t ballot = 0;
+    std::array<uint32_t, kLanes> seen = {};  // after a warp barrier
+  };
+  void check_lane(const Thread& thread, uint32_t lane);
+  WarpMeeting meet_warp(const Thread& thread);
+  bool answer_warp(const Thread& thread);
   template <class T>
   void shuffle(std::vector<T>& items);
 

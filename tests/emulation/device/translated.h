@@ -7,7 +7,9 @@
 #include "tests/emulation/device/arithmetic.h"
 #include "tests/emulation/device/atomic.h"
 #include "tests/emulation/device/bits.h"
+#include "tests/emulation/device/compare.h"
 #include "tests/emulation/device/memory.h"
+#include "tests/emulation/device/rounding.h"
 #include "tests/emulation/device/warp.h"
 
 // What the translator's output includes.

@@ -68,8 +68,7 @@ Device device;
 }  // namespace
 
 DeviceSettings& device_settings() {
-  static DeviceSettings settings = {.capability =
-                                        number_from_environment("QLORA_EMULATION_CAPABILITY", 80)};
+  static DeviceSettings settings = {.capability = QLORA_EMULATED_CAPABILITY};
   return settings;
 }
 

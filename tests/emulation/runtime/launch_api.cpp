@@ -33,7 +33,21 @@ struct CallConfiguration {
   cudaStream_t stream;
 };
 
-constexpr size_t kMostShared = 163 << 10;  // of a block, on request (compute capability 8.0)
+/// Shared bytes of a block, on request. CUDA C++ Programming Guide 13.0, table "Technical
+/// Specifications per Compute Capability".
+size_t most_shared() {
+  switch (device_settings().capability) {
+    case 80:
+    case 87:
+      return 163 << 10;
+    case 90:
+    case 100:
+    case 103:
+      return 227 << 10;
+    default:
+      return 99 << 10;
+  }
+}
 
 std::vector<std::unique_ptr<Module>>& modules() {
   static std::vector<std::unique_ptr<Module>> all;
@@ -203,7 +217,7 @@ cudaError_t cudaFuncSetAttribute(const void* host_function, cudaFuncAttribute at
   if (found == kernels().end()) return remember(cudaErrorInvalidDeviceFunction);
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
-      static_cast<size_t>(value) > kMostShared) {
+      static_cast<size_t>(value) > most_shared()) {
     return remember(cudaErrorInvalidValue);
   }
   found->second.allowed_dynamic_shared = static_cast<size_t>(value);

@@ -81,7 +81,7 @@ Schedule& schedule();
 
 /// Properties that tests may change.
 struct DeviceSettings {
-  int capability;  // 80 for 8.0; of $QLORA_EMULATION_CAPABILITY
+  int capability;  // 80 for 8.0: that of the PTX which was translated
   bool has_concurrent_managed_access = true;
 };
 DeviceSettings& device_settings();

@@ -56,12 +56,15 @@ inline b32 clamp_of(int width, b32 end) {
   return static_cast<b32>((kLanes - width) << 8) | end;
 }
 
+/// A relaxed atomic update, which orders what a fence has released before what comes after it.
 template <class T, class F>
 T update(T* place, const F& f) {
+  if (self().has_released) happens_before(place);
   T before = __atomic_load_n(place, __ATOMIC_RELAXED);
   while (!__atomic_compare_exchange_n(place, &before, f(before), false, __ATOMIC_RELAXED,
                                       __ATOMIC_RELAXED)) {
   }
+  happens_after(place);
   return before;
 }
 inline float update(float* place, const std::function<float(float)>& f) {
@@ -85,7 +88,7 @@ inline void __syncwarp(unsigned mask = ~0u, QLORA_LINE) {
   qlora::emulation::warp_barrier(qlora::emulation::source::self(), mask, line);
 }
 inline void __threadfence() {
-  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  qlora::emulation::release(qlora::emulation::source::self());
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int lane, int width = 32, QLORA_LINE) {

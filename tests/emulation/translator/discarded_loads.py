@@ -8,7 +8,7 @@ import re
 from .operands import elements
 
 REGISTER = re.compile(r"%[\w$]+")
-NO_TARGET = ("st", "red", "bra", "bar", "barrier", "ret", "exit", "trap", "membar", "fence")
+NO_TARGET = ("st", "red", "bra", "bar", "barrier", "ret", "exit", "trap", "membar", "fence", "call")
 ENDS = ("ret", "exit", "trap")
 PASSES_ON = ("mov", "selp")  # may drop what they read
 

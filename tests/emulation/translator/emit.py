@@ -3,7 +3,7 @@ import hashlib
 
 from .discarded_loads import uncertain_loads
 from .instructions import translate_instruction
-from .operands import Operands, identifier, label, register
+from .operands import ModuleNames, Operands, identifier, label, register
 from .ptx_module import Unknown
 from .ptx_types import TYPES
 
@@ -57,29 +57,45 @@ def emit_statement(statement, operands):
     if statement.kind == "registers":
         kind = TYPES[statement.type].register
         return f"[[maybe_unused]] {kind} " + ", ".join(f"{register(n)} = {{}}" for n in statement.names) + ";"
+    if statement.kind == "parameter":
+        operands.calls[statement.parameter.name] = statement.parameter
+        return f"alignas(16) char {statement.parameter.place}[{statement.parameter.size_bytes}];"
     return translate_instruction(statement, operands)
 
 
-def emit_entry(entry, shared, global_names, refusals):
+def emit_body(body, signature, names, refusals):
+    """C++ function of an entry or function."""
+    operands = Operands(body, names, uncertain_loads(body.statements))
+    lines = [f"{signature} {{"]
+    for variable in body.variables:
+        if variable.space == "local":
+            name = identifier(variable.name)
+            lines.append(f"  alignas({max(variable.align, 16)}) char v_{name}[{variable.size_bytes}];")
+        elif variable.space != "shared":
+            refusals.add(f"a .{variable.space} variable inside a body", body.line)
+    for statement in body.statements:
+        try:
+            lines.append("  " + emit_statement(statement, operands))
+        except (Unknown, ValueError, KeyError) as unknown:
+            refusals.add(str(unknown), statement.line)
+    return "\n".join([*lines, "}"])
+
+
+def emit_entry(entry, shared, names, refusals):
     """(C++ function, static shared bytes)."""
     shared = shared.copy()
     for variable in entry.variables:
         if variable.space == "shared":
             shared.add(variable)
-    operands = Operands(entry, shared.offsets, global_names, uncertain_loads(entry.statements))
-    lines = [f"void k_{identifier(entry.name)}([[maybe_unused]] Thread& t, [[maybe_unused]] const char* parameters) {{"]
-    for variable in entry.variables:
-        if variable.space == "local":
-            lines.append(f"  alignas({max(variable.align, 16)}) char v_{identifier(variable.name)}[{variable.size_bytes}];")
-        elif variable.space != "shared":
-            refusals.add(f"a .{variable.space} variable inside an entry", entry.line)
-    for statement in entry.statements:
-        try:
-            lines.append("  " + emit_statement(statement, operands))
-        except (Unknown, ValueError, KeyError) as unknown:
-            refusals.add(str(unknown), statement.line)
-    lines.append("}")
-    return "\n".join(lines), shared.end
+    names = ModuleNames(shared.offsets, names.global_names, names.functions)
+    signature = f"void k_{identifier(entry.name)}([[maybe_unused]] Thread& t, [[maybe_unused]] const char* parameters)"
+    return emit_body(entry, signature, names, refusals), shared.end
+
+
+def signature_of(function):
+    results = "".join(f", char* result{k}" for k in range(len(function.results)))
+    arguments = "".join(f", const char* argument{k}" for k in range(len(function.parameters)))
+    return f"void f_{identifier(function.name)}([[maybe_unused]] Thread& t{results}{arguments})"
 
 
 def emit_module(module, ptx, capability, refusals):
@@ -91,14 +107,18 @@ def emit_module(module, ptx, capability, refusals):
         else:
             global_names.add(variable.name)
             code.append(emit_variable(variable, refusals))
+    names = ModuleNames(shared.offsets, global_names, {f.name: f for f in module.functions})
+    code += [signature_of(function) + ";" for function in module.functions]
+    code += [emit_body(function, signature_of(function), names, refusals) for function in module.functions]
     for entry in module.entries:
-        text, shared_bytes = emit_entry(entry, shared, global_names, refusals)
+        text, shared_bytes = emit_entry(entry, shared, names, refusals)
         code.append(text)
         sizes = ", ".join(f"{{{p.offset}, {p.size_bytes}}}" for p in entry.parameters)
         table.append(f'    {{"{entry.name}", k_{identifier(entry.name)}, {entry.parameter_bytes}, {shared_bytes}, '
                      f"{entry.max_threads}, {{{sizes}}}}},")
-    variables = ", ".join(f'{{"{v.name}", v_{identifier(v.name)}, {v.size_bytes}, {"true" if v.space == "const" else "false"}}}'
-                          for v in module.variables if v.name in global_names)
+    variables = ", ".join(
+        f'{{"{v.name}", v_{identifier(v.name)}, {v.size_bytes}, {"true" if v.space == "const" else "false"}}}'
+        for v in module.variables if v.name in global_names)
     return "\n".join([
         f"// Translated from PTX for {module.target}, sha256 {hashlib.sha256(ptx).hexdigest()[:16]}.",
         '#include "tests/emulation/device/translated.h"', "namespace {", "using namespace qlora::emulation;", *code,

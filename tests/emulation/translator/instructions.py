@@ -3,12 +3,15 @@
 Every opcode has a function in TRANSLATORS; what is not there, or has a modifier that its function does not
 know, is refused (Unknown). Semantics: PTX ISA 9.0, chapter 9.7.
 """
+from .bit_instructions import BITS_AND_BYTES
+from .control_instructions import CONTROL
 from .memory_instructions import MEMORY
-from .operands import elements, label, register
+from .operands import elements, register
 from .ptx_module import Unknown
 from .ptx_types import BITS, TYPES
 
 FLOATS = ("f16", "bf16", "f16x2", "bf16x2", "f32", "f64")
+ROUND_DIRECTED = {"rz": "kZero", "rm": "kDown", "rp": "kUp"}
 ROUND_TO_INTEGER = {"rni": "kNearest", "rzi": "kZero", "rmi": "kDown", "rpi": "kUp"}
 
 
@@ -62,9 +65,11 @@ class Instruction:
         return f"set({register(self.operands[i])}, {expression});"
 
 
-def float_rounding(i):
-    """Only rounding to nearest even is known; nvcc writes it for every ordinary operation."""
+def rounded(i, cpp_name):
+    """Name of the C++ function with the instruction's rounding; others than to nearest even for f32 alone."""
     i.takes("rn", "ftz")
+    directed = i.takes(*ROUND_DIRECTED) if i.types and i.types[-1] == "f32" else []
+    return f"{cpp_name}_directed<Rounding::{ROUND_DIRECTED[directed[0]]}>" if directed else cpp_name
 
 
 def is_float(i):
@@ -83,12 +88,22 @@ def arithmetic(cpp_name, operand_count):
     """add, sub, min, max and the like: every operand of the instruction's type."""
 
     def translate(i):
-        float_rounding(i)
+        name = rounded(i, cpp_name) if cpp_name in ("add", "subtract") else cpp_name
+        i.takes("rn", "ftz")
         i.count(operand_count + 1)
         values = ", ".join(i.typed(k + 1) for k in range(operand_count))
-        return i.assign(saturated(i, f"{cpp_name}({values})"))
+        return i.assign(saturated(i, f"{name}({values})"))
 
     return translate
+
+
+def approximated(i, cpp_name):
+    i.takes("ftz")
+    if i.types[-1] == "f64" and i.name in ("rcp", "rsqrt"):
+        cpp_name = cpp_name.replace("approximate", "coarse")
+    elif i.types[-1] != "f32":
+        raise Unknown(f"approximation of .{i.types[-1]}")
+    return i.assign(f"{cpp_name}(t, {i.typed(1)})")
 
 
 def approximate(cpp_name):
@@ -98,8 +113,7 @@ def approximate(cpp_name):
         i.count(2)
         if not i.takes("approx"):
             raise Unknown("without .approx")
-        i.takes("ftz")
-        return i.assign(f"{cpp_name}(t, {i.typed(1)})")
+        return approximated(i, cpp_name)
 
     return translate
 
@@ -111,7 +125,7 @@ def root(cpp_name):
         i.count(2)
         i.takes("ftz")
         if i.takes("approx"):
-            return i.assign(f"approximate_{cpp_name}(t, {i.typed(1)})")
+            return approximated(i, f"approximate_{cpp_name}")
         if not i.takes("rn"):
             raise Unknown("another rounding than .rn")
         return i.assign(f"{cpp_name}({i.typed(1)})")
@@ -124,7 +138,7 @@ def divide(i):
     if not is_float(i):
         return i.assign(f"divide({i.typed(1)}, {i.typed(2)})")
     i.takes("ftz")
-    if i.takes("approx", "full"):
+    if i.types[-1] == "f32" and i.takes("approx", "full"):
         return i.assign(f"approximate_divide(t, {i.typed(1)}, {i.typed(2)})")
     if not i.takes("rn"):
         raise Unknown("another rounding than .rn")
@@ -138,8 +152,8 @@ def multiply(i):
     if is_float(i):
         if is_sum:
             raise Unknown("mad of floats")
-        float_rounding(i)
-        return i.assign(saturated(i, f"multiply({i.typed(1)}, {i.typed(2)})"))
+        name = rounded(i, "multiply")
+        return i.assign(saturated(i, f"{name}({i.typed(1)}, {i.typed(2)})"))
     part = i.takes("lo", "hi", "wide")
     if len(part) != 1:
         raise Unknown("without .lo, .hi or .wide")
@@ -150,15 +164,33 @@ def multiply(i):
     return i.assign(product)
 
 
+def with_carry(i):
+    """add.cc, addc, sub.cc, subc, mad.cc, madc: long numbers in parts. .cc writes the carry, the ...c kind reads it."""
+    reads = "true" if i.name.endswith("c") else "false"
+    writes = "true" if i.takes("cc") else "false"
+    is_sum = i.name.startswith("mad")
+    i.count(4 if is_sum else 3)
+    if is_float(i):
+        raise Unknown("carry of floats")
+    name = "subtract" if i.name.startswith("sub") else "add"
+    left, right = i.typed(1), i.typed(2)
+    if is_sum:
+        part = i.takes("lo", "hi")
+        if len(part) != 1:
+            raise Unknown("without .lo or .hi")
+        left, right = f"multiply_{part[0]}({left}, {right})", i.typed(3)
+    return i.assign(f"{name}_with_carry<{reads}, {writes}>(t.carry, {left}, {right})")
+
+
+def or_with_carry(translate):
+    """The usual translation where the instruction does not say .cc."""
+    return lambda i: with_carry(i) if "cc" in i.rest else translate(i)
+
+
 def fused(i):
+    name = rounded(i, "fused")
     i.count(4)
-    if i.takes("rm"):  # expf's way to an integer
-        if i.types != ["f32"]:
-            raise Unknown("modifier .rm of another type than f32")
-        i.takes("ftz")
-        return i.assign(f"fused_down({i.typed(1)}, {i.typed(2)}, {i.typed(3)})")
-    float_rounding(i)
-    return i.assign(saturated(i, f"fused({i.typed(1)}, {i.typed(2)}, {i.typed(3)})"))
+    return i.assign(saturated(i, f"{name}({i.typed(1)}, {i.typed(2)}, {i.typed(3)})"))
 
 
 def shift(i):
@@ -254,141 +286,21 @@ def convert_address(i):
     return i.assign(value)
 
 
-def branch(i):
-    i.takes("uni")
-    i.count(1)
-    return f"goto {label(i.operands[0])};"
-
-
-def leave(i):
-    i.takes("uni")
-    return "return;"
-
-
-def trap(i):
-    return f'fail(t, {i.line}, "trap");'
-
-
-def barrier(i):
-    i.takes("cta", "aligned")
-    if i.takes("warp"):
-        i.takes("sync")
-        i.count(1)
-        return f"warp_barrier(t, as<b32>({i.bits(0)}), {i.line});"
-    is_reduction = bool(i.takes("red"))
-    number = i.operands[1 if is_reduction else 0]
-    if len(i.operands) != (3 if is_reduction else 1) or number != "0":
-        raise Unknown("any barrier but number 0 for the whole block")
-    if not is_reduction:
-        if not i.takes("sync"):
-            raise Unknown("without .sync")
-        return f"block_barrier(t, {i.line});"
-    how = i.takes("popc", "and", "or")
-    if len(how) != 1:
-        raise Unknown("another reduction than .popc, .and or .or")
-    return i.assign(f"barrier_{how[0]}(t, {i.bits(2)}, {i.line})")
-
-
-def fence(i):
-    wide = i.takes("gl", "sys", "gpu")
-    i.takes("cta", "acq_rel", "sc")
-    return "release(t);" if wide else ";"
-
-
-def nothing(i):
-    i.rest = []
-    return ";"
-
-
-def shuffle(i):
-    i.takes("sync", "b32")
-    way = i.takes("up", "down", "bfly", "idx")
-    i.count(5)
-    if len(way) != 1:
-        raise Unknown("without a direction")
-    value, valid, *_ = i.operands[0].split("|") + ["_"]
-    args = ", ".join(f"as<b32>({i.bits(k)})" for k in range(1, 5))
-    text = f"bool valid_; const b32 v_ = shuffle_{way[0]}(t, {args}, valid_, {i.line});"
-    text += f" set({register(value)}, v_);" if value != "_" else ""
-    return text + (f" {register(valid)} = valid_;" if valid != "_" else "")
-
-
-def vote(i):
-    i.takes("sync")
-    how = i.takes("ballot", "any", "all")
-    i.count(3)
-    if len(how) != 1:
-        raise Unknown("another vote than .ballot, .any or .all")
-    return f"set({register(i.operands[0])}, vote_{how[0]}(t, {i.bits(1)}, as<b32>({i.bits(2)}), {i.line}));"
-
-
-def reduce_warp(i):
-    i.takes("sync")
-    how = i.takes("add", "min", "max", "and", "or", "xor")
-    i.count(3)
-    if len(how) != 1:
-        raise Unknown("without an operation")
-    return i.assign(f"reduce_{how[0]}(t, {i.typed(1)}, as<b32>({i.bits(2)}), {i.line})")
-
-
-def bit_fields(i):
-    """bfe a, position, length; bfi a, b, position, length."""
-    i.count(4 if i.name == "bfe" else 5)
-    values = [i.typed(1)] + ([i.typed(2)] if i.name == "bfi" else [])
-    values += [f"as<b32>({i.bits(k)})" for k in (-2, -1)]
-    return i.assign(f"{'extract_bits' if i.name == 'bfe' else 'insert_bits'}({', '.join(values)})")
-
-
-def find_bit(i):
-    shift_amount = "true" if i.takes("shiftamt") else "false"
-    i.count(2)
-    return i.assign(f"highest_bit<{shift_amount}>({i.typed(1)})")
-
-
-def permute(i):
-    i.count(4)
-    return i.assign(f"permute_bytes({i.typed(1)}, {i.typed(2)}, {i.typed(3)})")
-
-
-def logic3(i):
-    i.count(5)
-    return i.assign(f"logic3({i.typed(1)}, {i.typed(2)}, {i.typed(3)}, {int(i.operands[4], 0)})")
-
-
-def funnel(i):
-    side = i.takes("l", "r")
-    wrap = i.takes("wrap", "clamp")
-    i.count(4)
-    if len(side) != 1 or len(wrap) != 1:
-        raise Unknown("without a side and .wrap or .clamp")
-    name = f"funnel_{'left' if side == ['l'] else 'right'}<{'true' if wrap == ['wrap'] else 'false'}>"
-    return i.assign(f"{name}({i.typed(1)}, {i.typed(2)}, {i.typed(3)})")
-
-
-def dot_bytes(i):
-    i.count(4)
-    signs = ["s8" if x == "s32" else "b8" for x in i.types]
-    return (f"set({register(i.operands[0])}, dot_bytes<{signs[0]}, {signs[1]}>(as<b32>({i.bits(1)}), "
-            f"as<b32>({i.bits(2)}), as<b32>({i.bits(3)})));")
-
-
 TRANSLATORS = {
     "abs": arithmetic("absolute", 1), "neg": arithmetic("negate", 1),
-    "add": arithmetic("add", 2), "sub": arithmetic("subtract", 2),
+    "add": or_with_carry(arithmetic("add", 2)), "sub": or_with_carry(arithmetic("subtract", 2)),
+    "addc": with_carry, "subc": with_carry, "madc": with_carry,
     "min": arithmetic("minimum", 2), "max": arithmetic("maximum", 2),
     "and": arithmetic("bit_and", 2), "or": arithmetic("bit_or", 2), "xor": arithmetic("bit_xor", 2),
     "not": arithmetic("bit_not", 1), "rem": arithmetic("remainder", 2), "copysign": arithmetic("sign_of", 2),
     "popc": arithmetic("count_ones", 1), "clz": arithmetic("leading_zeros", 1), "brev": arithmetic("reverse_bits", 1),
-    "mul": multiply, "mad": multiply, "fma": fused, "div": divide, "sqrt": root("square_root"),
+    "mul": multiply, "mad": or_with_carry(multiply), "fma": fused, "div": divide, "sqrt": root("square_root"),
     "rcp": root("reciprocal"), "rsqrt": approximate("approximate_inverse_root"),
     "ex2": approximate("approximate_exp2"), "lg2": approximate("approximate_log2"),
     "sin": approximate("approximate_sine"), "cos": approximate("approximate_cosine"),
     "tanh": approximate("approximate_tanh"),
     "shl": shift, "shr": shift, "selp": select, "setp": compare, "cvt": convert, "mov": move, "cvta": convert_address,
-    "bra": branch, "ret": leave, "exit": leave, "trap": trap, "bar": barrier, "barrier": barrier,
-    "membar": fence, "fence": fence, "prefetch": nothing, "nanosleep": nothing,
-    "shfl": shuffle, "vote": vote, "redux": reduce_warp, "bfe": bit_fields, "bfi": bit_fields, "bfind": find_bit,
-    "prmt": permute, "lop3": logic3, "shf": funnel, "dp4a": dot_bytes, **MEMORY,
+    **MEMORY, **CONTROL, **BITS_AND_BYTES,
 }
 
 

@@ -25,18 +25,35 @@ def _vector(i, operand):
     return parts
 
 
-def _load_parameter(i, target):
+def _parameter(i, operand, count, readable):
+    """C++ pointer to the bytes of a parameter that may be read, or written."""
+    parameter, offset = i.names.address(operand)
+    if parameter is None or parameter.name not in readable:
+        raise Unknown(f"parameter {operand}")
+    if offset < 0 or offset + i.type.size * count > parameter.size_bytes:
+        raise Unknown(f"bytes {offset} of a parameter of {parameter.size_bytes}")
+    return f"{parameter.place} + {offset}"
+
+
+def _load_parameter(i):
     i.takes("param")
-    parts = _vector(i, target)
-    parameter, offset = i.names.address(i.operands[1])
-    if parameter is None:  # an address in a register: of parameters' own space, from mov
+    parts = _vector(i, i.operands[0])
+    parameter, address = i.names.address(i.operands[1])
+    if parameter is None:  # an address in a register, in the entry's own space of parameters
         size = i.type.size
-        text = (f"const char* p_ = parameter_at(t, parameters, {i.names.parameter_bytes}, {offset}, "
+        text = (f"const char* p_ = parameter_at(t, parameters, {i.names.parameter_bytes}, {address}, "
                 f"{size * len(parts)}, {i.line});")
         return text + "".join(f" set({register(p)}, read<{i.type.cpp}>(p_ + {k * size}));" for k, p in enumerate(parts))
-    if offset < 0 or offset + i.type.size * len(parts) > parameter.size_bytes:
-        raise Unknown(f"bytes {offset} of a parameter of {parameter.size_bytes}")
-    return " ".join(f"set({register(p)}, read<{i.type.cpp}>(parameters + {parameter.offset + offset + k * i.type.size}));"
+    place = _parameter(i, i.operands[1], len(parts), {**i.names.parameters, **i.names.calls})
+    return " ".join(f"set({register(p)}, read<{i.type.cpp}>({place} + {k * i.type.size}));"
+                    for k, p in enumerate(parts))
+
+
+def _store_parameter(i):
+    i.takes("param")
+    parts = _vector(i, i.operands[1])
+    place = _parameter(i, i.operands[0], len(parts), {**i.names.results, **i.names.calls})
+    return " ".join(f"write({place} + {k * i.type.size}, as<{i.type.cpp}>({i.names.value(p)}));"
                     for k, p in enumerate(parts))
 
 
@@ -44,7 +61,7 @@ def load(i):
     i.count(2)
     i.takes(*CACHE_HINTS, *SCOPES)
     if "param" in i.rest:
-        return _load_parameter(i, i.operands[0])
+        return _load_parameter(i)
     access = "kAtomicRead" if i.takes(*ORDERED) else "kPerhapsRead" if i.line in i.names.uncertain_loads else "kRead"
     space = _space(i)
     parts = _vector(i, i.operands[0])
@@ -60,15 +77,18 @@ def load(i):
 def store(i):
     i.count(2)
     i.takes(*CACHE_HINTS, *SCOPES)
+    if "param" in i.rest:
+        return _store_parameter(i)
     access = "kAtomic" if i.takes(*ORDERED) else "kWrite"
     space = _space(i)
     parts = _vector(i, i.operands[1])
     parameter, address = i.names.address(i.operands[0])
-    if parameter is not None or "param" in i.rest:
-        raise Unknown("a store into a parameter")
+    if parameter is not None:
+        raise Unknown("a parameter written through another space")
     size = i.type.size
     text = f"char* p_ = at(t, Space::{space}, {address}, {size * len(parts)}, Access::{access}, {i.line});"
-    return text + "".join(f" write(p_ + {k * size}, as<{i.type.cpp}>({i.names.value(p)}));" for k, p in enumerate(parts))
+    return text + "".join(f" write(p_ + {k * size}, as<{i.type.cpp}>({i.names.value(p)}));"
+                          for k, p in enumerate(parts))
 
 
 def atomic(i):

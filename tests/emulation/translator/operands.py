@@ -29,20 +29,34 @@ def elements(operand):
     return [x.strip() for x in operand.strip("{} ").split(",")] if operand.startswith("{") else [operand]
 
 
-class Operands:
-    """Names that an entry sees. shared: name -> offset, None for dynamic shared memory."""
+class ModuleNames:
+    """What all bodies of a module see."""
 
-    def __init__(self, entry, shared, global_names, uncertain_loads):
+    def __init__(self, shared, global_names, functions):
+        self.shared, self.global_names, self.functions = shared, global_names, functions
+
+
+class Operands:
+    """Names that the body of an entry or function sees.
+
+    results and arguments may be written and read; parameters of the body itself are read, its results written.
+    """
+
+    def __init__(self, body, module_names, uncertain_loads):
         self.uncertain_loads = uncertain_loads  # lines
-        self.parameters = {p.name: p for p in entry.parameters}
-        self.parameter_bytes = max((p.offset + p.size_bytes for p in entry.parameters), default=0)
-        self.local_names = {v.name for v in entry.variables if v.space == "local"}
-        self.shared = shared
-        self.global_names = global_names
+        self.parameters = {p.name: p for p in body.parameters}
+        self.results = {p.name: p for p in getattr(body, "results", [])}
+        self.is_entry = not hasattr(body, "results")
+        self.parameter_bytes = max((p.offset + p.size_bytes for p in body.parameters), default=0) if self.is_entry else 0
+        self.calls = {}  # room of the present call, by name
+        self.local_names = {v.name for v in body.variables if v.space == "local"}
+        self.shared = module_names.shared  # name -> offset, None for dynamic shared memory
+        self.global_names = module_names.global_names
+        self.functions = module_names.functions  # name -> Function
 
     def symbol(self, name):
-        """Address of a variable or (in their own space) a parameter, or None where the name is neither."""
-        if name in self.parameters:
+        """Address of a variable or (in its own space) an entry's parameter; None where the name is neither."""
+        if self.is_entry and name in self.parameters:
             return f"b64({self.parameters[name].offset})"
         if name in self.shared:
             offset = self.shared[name]
@@ -87,11 +101,12 @@ class Operands:
         return None
 
     def address(self, operand):
-        """[base+offset] -> (parameter or None, C++ expression of the address or of the offset in it)."""
+        """[base+offset] -> (Parameter or None, C++ expression of the address or the offset in the parameter)."""
         match = re.match(r"\[\s*([%\w$.]+)\s*(?:\+\s*(-?\d+))?\s*\]$", operand)
         if not match:
             raise Unknown(f"address {operand}")
         base, offset = match[1], int(match[2] or 0)
-        if base in self.parameters:
-            return self.parameters[base], offset
+        for known in (self.parameters, self.results, self.calls):
+            if base in known:
+                return known[base], offset
         return None, f"b64({self.value(base)}) + b64({offset & (2**64 - 1)}ull)"

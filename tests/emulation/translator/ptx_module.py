@@ -41,20 +41,33 @@ class Variable:
 @dataclass
 class Parameter:
     name: str
-    offset: int
+    offset: int  # among an entry's parameters
     size_bytes: int
+    place: str = ""  # C++ pointer to its bytes
 
 
 @dataclass
 class Statement:
     line: int
-    kind: str  # label, instruction, open, close, registers
+    kind: str  # label, instruction, open, close, registers, parameter
     text: str = ""
     guard: str = ""  # "%p1" or "!%p1"
     opcode: list = field(default_factory=list)
     operands: list = field(default_factory=list)
     names: list = field(default_factory=list)  # of registers
     type: str = ""
+    parameter: Parameter = None  # of a call
+
+
+@dataclass
+class Function:
+    """A .func. Its parameters and results are passed as pointers."""
+    name: str
+    line: int
+    results: list
+    parameters: list
+    variables: list = field(default_factory=list)
+    statements: list = field(default_factory=list)
 
 
 @dataclass
@@ -73,14 +86,16 @@ class Module:
     target: str
     variables: list
     entries: list
+    functions: list
 
 
 VARIABLE = re.compile(r"(?:\.(?:visible|extern|weak|common)\s+)*\.(global|const|shared|local)\s*"
                       r"(?:\.align\s+(\d+)\s*)?\.(\w+)\s+([\w$%]+)((?:\s*\[\s*\d*\s*\])*)\s*(?:=\s*(.*))?$", re.S)
-PARAMETER = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(?:\.ptr\s+(?:\.\w+\s+)?(?:\.align\s+\d+\s+)?)?"
+PARAMETER = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+"
+                       r"(?:\.ptr\s+(?:\.(?:global|const|local|shared)\s+)?(?:\.align\s+\d+\s+)?)?"
                        r"([\w$]+)\s*(?:\[(\d+)\])?")
 ENTRY = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.(entry|func)\b")
-IGNORED_DIRECTIVES = (".version", ".address_size", ".file", ".loc", ".pragma", ".section")
+IGNORED_LINE = re.compile(r"\.(version|target|address_size|file|loc|section)\b")
 
 
 def without_comments(text):
@@ -136,26 +151,40 @@ def matching_brace(text, at):
 def parse_parameters(head):
     """(parameters, bytes of all) of an entry's head."""
     parameters, offset = [], 0
-    for align, kind, name, count in PARAMETER.findall(head):
+    listed = head[head.rindex("(") + 1:head.rindex(")")] if "(" in head else ""
+    for text in filter(None, (part.strip() for part in listed.split(","))):
+        match = PARAMETER.fullmatch(text)
+        if match is None:
+            raise Unknown(f"parameter '{text}'")
+        align, kind, name, count = match.groups()
         if kind not in TYPES:
             raise Unknown(f"type .{kind} of parameter {name}")
         align = int(align or TYPES[kind].size)
         offset = -(-offset // align) * align
         size = TYPES[kind].size * int(count or 1)
-        parameters.append(Parameter(name, offset, size))
+        parameters.append(Parameter(name, offset, size, f"parameters + {offset}"))
         offset += size
     return parameters, offset
 
 
 def parse_registers(text, line):
-    kind, names = re.match(r"\.reg\s+\.(\w+)\s+(.*)", text, re.S).groups()
-    if kind not in TYPES:
-        raise Unknown(f"registers of type .{kind}")
+    match = re.match(r"\.reg\s*\.(\w+)\s+(.*)", text, re.S)
+    if match is None or match[1] not in TYPES:
+        raise Unknown(f"registers '{text[:40]}'")
+    kind, names = match.groups()
     result = []
     for name in names.split(","):
         many = re.match(r"\s*([%\w$]+)<(\d+)>", name)
         result += [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name.strip()]
     return Statement(line, "registers", names=result, type=kind)
+
+
+def parse_call_parameter(text, line):
+    """.param inside a body: room for an argument or a result of a call."""
+    parameters, _ = parse_parameters(f"({text})")
+    parameter = parameters[0]
+    parameter.place = f"c_{parameter.name}"
+    return Statement(line, "parameter", parameter=parameter)
 
 
 def parse_instruction(text, line):
@@ -188,7 +217,7 @@ def parse_body(text, first_line, variables, refusals):
             statements.append(Statement(line, "label", label[1]))
             at += label.end()
             continue
-        if text.startswith(IGNORED_DIRECTIVES, at) and not text.startswith(".pragma", at):
+        if IGNORED_LINE.match(text, at):
             at = text.find("\n", at) if "\n" in text[at:] else len(text)
             continue
         end = text.find(";", at)
@@ -202,6 +231,8 @@ def parse_body(text, first_line, variables, refusals):
                 statements.append(parse_registers(statement, begin))
             elif statement.startswith(".pragma"):
                 continue
+            elif statement.startswith(".param"):
+                statements.append(parse_call_parameter(statement, begin))
             elif statement.startswith("."):
                 variables.append(parse_variable(statement))
             else:
@@ -234,11 +265,35 @@ def parse_entry(text, match, at, refusals):
     return entry, close_brace + 1
 
 
+FUNCTION = re.compile(r"(?:\.(?:visible|weak|extern)\s+)*\.func\s*(?:\.noinline\s*)?"
+                      r"(\([^)]*\))?\s*([\w$]+)\s*(\([^)]*\))?")
+
+
+def parse_function(text, at, refusals):
+    """(Function, or None where it is only declared; index behind it)."""
+    line = text.count("\n", 0, at) + 1
+    match = FUNCTION.match(text, at)
+    end = min(x for x in (text.find(";", at), text.find("{", at)) if x >= 0)
+    if match is None:
+        raise Unknown("function " + " ".join(text[at:end].split())[:70])
+    if text[end] == ";":
+        return None, end + 1
+    function = Function(match[2], line, *(parse_parameters(group or "()")[0] for group in (match[1], match[3])))
+    for k, result in enumerate(function.results):
+        result.place = f"result{k}"
+    for k, parameter in enumerate(function.parameters):
+        parameter.place = f"argument{k}"
+    close_brace = matching_brace(text, end)
+    first_line = text.count("\n", 0, end) + 1
+    function.statements = parse_body(text[end + 1:close_brace], first_line, function.variables, refusals)
+    return function, close_brace + 1
+
+
 def parse_module(text, refusals):
     """Module of PTX text. What is not known goes to `refusals`."""
     text = without_comments(text)
     target = re.search(r"^\s*\.target\s+(\S+)", text, re.M)
-    module = Module(target[1].rstrip(",") if target else "", [], [])
+    module = Module(target[1].rstrip(",") if target else "", [], [], [])
     at = 0
     while at < len(text):
         if text[at].isspace() or text[at] == ";":
@@ -251,11 +306,11 @@ def parse_module(text, refusals):
             module.entries.append(entry)
             continue
         if match:
-            refusals.add("function " + " ".join(text[at:at + 70].split()), line)
-            end = min(x for x in (text.find(";", at), text.find("{", at)) if x >= 0)
-            at = end + 1 if text[end] == ";" else matching_brace(text, end) + 1
+            function, at = parse_function(text, at, refusals)
+            if function is not None:
+                module.functions.append(function)
             continue
-        if text.startswith(IGNORED_DIRECTIVES + (".target",), at):
+        if IGNORED_LINE.match(text, at):
             at = text.index("\n", at)
             continue
         end = text.find(";", at)
