@@ -15,10 +15,26 @@ struct DropoutArgs {
   double probability;  // p in [0, 1), resolved to 1/65536
   uint64_t seed, stream;
   FloatKind kind;
+  void* device_stream = nullptr;  // cudaStream_t
 };
+
+/// Draws below it drop an element.
+inline uint32_t dropout_threshold(double probability) {
+  return static_cast<uint32_t>(probability * 65536.0 + 0.5);
+}
+
+/// Factor of the elements that stay.
+inline float dropout_scale(double probability) {
+  return static_cast<float>(1.0 / (1.0 - probability));
+}
 
 namespace cpu {
 void dropout(const DropoutArgs& a);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on device_stream; nothing waits for it.
+namespace cuda {
+void dropout(const DropoutArgs& a);
+}  // namespace cuda
 
 }  // namespace qlora::lora

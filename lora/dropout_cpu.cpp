@@ -52,8 +52,8 @@ void draw_tile(const DropoutArgs& a, uint64_t first_block, uint16_t* draws) {
 
 template <class T>
 void drop(const DropoutArgs& a, int64_t begin, int64_t end) {
-  const uint32_t threshold = static_cast<uint32_t>(a.probability * 65536.0 + 0.5);
-  const float scale = static_cast<float>(1.0 / (1.0 - a.probability));
+  const uint32_t threshold = dropout_threshold(a.probability);
+  const float scale = dropout_scale(a.probability);
   const T* x = static_cast<const T*>(a.x);
   T* y = static_cast<T*>(a.y);
   uint16_t draws[kTile];

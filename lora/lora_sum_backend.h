@@ -14,10 +14,16 @@ struct LoraSumArgs {
   void* y;            // [T, N] of out_kind; may be base where the kinds are alike
   int64_t tokens, width;
   FloatKind in_kind, out_kind;
+  void* stream = nullptr;  // cudaStream_t
 };
 
 namespace cpu {
 void lora_sum(const LoraSumArgs& a);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void lora_sum(const LoraSumArgs& a);
+}  // namespace cuda
 
 }  // namespace qlora::lora

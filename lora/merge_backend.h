@@ -13,10 +13,16 @@ struct MergeArgs {
   float* out;           // [N, K]
   int64_t rows, cols, rank;
   float scale;
+  void* stream = nullptr;  // cudaStream_t
 };
 
 namespace cpu {
 void merge(const MergeArgs& args);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void merge(const MergeArgs& args);
+}  // namespace cuda
 
 }  // namespace qlora::lora

@@ -16,10 +16,16 @@ struct CrossEntropyArgs {
   float gradient_scale;
   bool want_gradient;
   FloatKind kind;
+  void* stream = nullptr;  // cudaStream_t
 };
 
 namespace cpu {
 void cross_entropy(const CrossEntropyArgs& a);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void cross_entropy(const CrossEntropyArgs& a);
+}  // namespace cuda
 
 }  // namespace qlora::model

@@ -38,7 +38,11 @@ float exponential_sum(const T* x, int64_t n, float maximum) {
   float rest = 0;
   for_lanes(
       d, n,
-      [&](int64_t i) { lanes = hn::Add(lanes, hn::Exp(d, hn::Sub(load_f32(d, x + i), top))); },
+      [&](int64_t i) {
+        const auto z = hn::Sub(load_f32(d, x + i), top);
+        // Highway's exp of NaN is 0: a logit that is no number has to show in the loss.
+        lanes = hn::Add(lanes, hn::IfThenElse(hn::IsNaN(z), z, hn::Exp(d, z)));
+      },
       [&](int64_t i) { rest += std::exp(load_one(x + i) - maximum); });
   return hn::GetLane(hn::SumOfLanes(d, lanes)) + rest;
 }

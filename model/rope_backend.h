@@ -15,10 +15,16 @@ struct RopeArgs {
   int64_t tokens, heads, head_dim;
   float sin_sign;  // −1 rotates back: the backward
   FloatKind kind;
+  void* stream = nullptr;  // cudaStream_t
 };
 
 namespace cpu {
 void rope(const RopeArgs& a);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void rope(const RopeArgs& a);
+}  // namespace cuda
 
 }  // namespace qlora::model

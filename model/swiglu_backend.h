@@ -13,6 +13,7 @@ struct SwigluArgs {
   void* y;
   int64_t count;
   FloatKind kind;
+  void* stream = nullptr;  // cudaStream_t
 };
 
 struct SwigluBackwardArgs {
@@ -23,11 +24,18 @@ struct SwigluBackwardArgs {
   void* dup;
   int64_t count;
   FloatKind kind;
+  void* stream = nullptr;
 };
 
 namespace cpu {
 void swiglu(const SwigluArgs& a);
 void swiglu_backward(const SwigluBackwardArgs& a);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void swiglu(const SwigluArgs& a);
+void swiglu_backward(const SwigluBackwardArgs& a);
+}  // namespace cuda
 
 }  // namespace qlora::model

@@ -22,6 +22,7 @@ struct AffineArgs {
   uint8_t* codes;           // [rows, cols]
   float* values;            // [rows, cols]
   int64_t* first_bad_row;   // lowered to the first row with NaN, infinity or an infinite scale
+  void* stream = nullptr;   // cudaStream_t
 };
 
 namespace cpu {
@@ -42,5 +43,13 @@ void affine_scaled_error(const AffineArgs& args, const float* column_scale);
 /// values from codes and grids.
 void affine_values(const AffineArgs& args);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void affine_grids(const AffineArgs& args);
+void affine_round(const AffineArgs& args);
+void affine_fit_and_round(const AffineArgs& args);
+void affine_values(const AffineArgs& args);
+}  // namespace cuda
 
 }  // namespace qlora::quant

@@ -32,5 +32,38 @@ void dequantize_packed(const PackedAffineArgs& args) {
 void dequantize_fp8(const Fp8DequantArgs& args) {
   module().dequantize_fp8(args);
 }
+void affine_grids(const AffineArgs& args) {
+  module().affine_grids(args);
+}
+void affine_round(const AffineArgs& args) {
+  module().affine_round(args);
+}
+void affine_fit_and_round(const AffineArgs& args) {
+  module().affine_fit_and_round(args);
+}
+void affine_values(const AffineArgs& args) {
+  module().affine_values(args);
+}
+void quantize_fp8(const Fp8QuantArgs& args) {
+  module().quantize_fp8(args);
+}
+void gemv_nf4(const Nf4GemvArgs& args) {
+  module().gemv_nf4(args);
+}
+void gemv_packed(const PackedGemvArgs& args) {
+  module().gemv_packed(args);
+}
+void gemv_words(const WordGemvArgs& args) {
+  module().gemv_words(args);
+}
+void gptq_block(const GptqBlockArgs& args) {
+  module().gptq_block(args);
+}
+void search_grids(const GridSearchArgs& args) {
+  module().search_grids(args);
+}
+void pack_words(const PackWordsArgs& args) {
+  module().pack_words(args);
+}
 
 }  // namespace qlora::quant::cuda

@@ -10,7 +10,18 @@ constexpr CudaTable kTable = {{CudaTable::kVersion, sizeof(CudaTable)},
                               &cuda::quantize_blockwise8,
                               &cuda::dequantize_blockwise8,
                               &cuda::dequantize_packed,
-                              &cuda::dequantize_fp8};
+                              &cuda::dequantize_fp8,
+                              &cuda::affine_grids,
+                              &cuda::affine_round,
+                              &cuda::affine_fit_and_round,
+                              &cuda::affine_values,
+                              &cuda::quantize_fp8,
+                              &cuda::gemv_nf4,
+                              &cuda::gemv_packed,
+                              &cuda::gemv_words,
+                              &cuda::gptq_block,
+                              &cuda::search_grids,
+                              &cuda::pack_words};
 
 }  // namespace
 }  // namespace qlora::quant

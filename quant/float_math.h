@@ -112,6 +112,19 @@ QLORA_HD void store_rounded(float x, BF16* out) {
   out->bits = float_to_bf16(x);
 }
 
+/// Number i of an array of that kind becomes x, rounded once.
+QLORA_HD void store_number(FloatKind kind, float x, void* numbers, int64_t i) {
+  switch (kind) {
+    case FloatKind::kF32:
+      return store_rounded(x, static_cast<float*>(numbers) + i);
+    case FloatKind::kF16:
+      return store_rounded(x, static_cast<F16*>(numbers) + i);
+    case FloatKind::kBF16:
+      break;
+  }
+  store_rounded(x, static_cast<BF16*>(numbers) + i);
+}
+
 /// Calls f with a null pointer whose type is that of the kind: float*, F16* or BF16*.
 template <class F>
 void with_kind(FloatKind kind, const F& f) {

@@ -3,37 +3,33 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/core/DeviceGuard.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "core/device.h"
 #include "core/error.h"
-#include "quant/affine_math.h"
 #include "quant/checks.h"
+#include "quant/float_math.h"
 #include "quant/fp8_backend.h"
-#include "quant/fp8_math.h"
 
 namespace qlora::quant {
 namespace {
 
-float absmax_of(const float* x, int64_t count) {
+/// Why a row has no scale.
+void refuse_row(const float* w, int64_t cols, int64_t row) {
   float most = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const float magnitude = std::fabs(x[i]);
-    most = magnitude > most || magnitude != magnitude ? magnitude : most;
-    if (!is_finite_bits(float_bits(most))) break;
+  for (int64_t k = 0; k < cols; ++k) {
+    const float x = w[row * cols + k];
+    QLORA_CHECK(is_finite_bits(float_bits(x)), ValueError,
+                "[quant] weight row {} holds {}, allowed finite numbers; the checkpoint may be "
+                "damaged",
+                row, x);
+    most = std::max(most, std::fabs(x));
   }
-  return most;
-}
-
-float fp8_scale(float absmax, int64_t row, ScaleType type) {
-  QLORA_CHECK(is_finite_bits(float_bits(absmax)), ValueError,
-              "[quant] weight row {} holds {}, allowed finite numbers; the checkpoint may be "
-              "damaged",
-              row, absmax);
-  const float scale = rounded_scale(absmax / kFp8Max, type);
-  QLORA_CHECK(is_finite_bits(float_bits(scale)), ValueError,
-              "[quant] row {} reaches {}, its scale leaves the type of the scales; choose another "
-              "scale type or leave this matrix out",
-              row, absmax);
-  return scale;
+  throw ValueError(fmt::format(
+      "[quant] row {} reaches {}, its scale leaves the type of the scales; choose another scale "
+      "type or leave this matrix out",
+      row, most));
 }
 
 }  // namespace
@@ -50,27 +46,23 @@ Fp8Tensor quantize_fp8(const torch::Tensor& any_weight, Fp8Scaling scaling, Scal
               c10::toString(any_weight.scalar_type()), any_weight.device().str());
   const auto weight = any_weight.contiguous();
   const int64_t rows = weight.size(0), cols = weight.size(1);
-  const float* w = weight.const_data_ptr<float>();
+  const bool per_row = scaling == Fp8Scaling::kRow;
   Fp8Tensor t;
   t.scale_type = scale_type;
   t.codes = torch::empty({rows, cols}, torch::kUInt8);
-  const bool per_row = scaling == Fp8Scaling::kRow;
   t.scales =
       per_row ? torch::empty({rows, 1}, torch::kFloat32) : torch::empty({1}, torch::kFloat32);
-  float* scales = t.scales.mutable_data_ptr<float>();
-  float most = 0;
-  for (int64_t n = 0; n < rows; ++n) {
-    const float absmax = absmax_of(w + n * cols, cols);
-    const float scale = fp8_scale(absmax, n, scale_type);
-    if (per_row) scales[n] = scale;
-    most = absmax > most ? absmax : most;
-  }
-  if (!per_row) scales[0] = fp8_scale(most, 0, scale_type);
-  uint8_t* codes = t.codes.mutable_data_ptr<uint8_t>();
-  for (int64_t n = 0; n < rows; ++n) {
-    const float scale = scales[per_row ? n : 0];
-    for (int64_t i = n * cols; i < (n + 1) * cols; ++i) codes[i] = float_to_fp8(w[i] / scale);
-  }
+  int64_t bad_row = rows;
+  cpu::quantize_fp8({.weight = weight.const_data_ptr<float>(),
+                     .rows = rows,
+                     .cols = cols,
+                     .scale_per_row = per_row,
+                     .scale_type = scale_type,
+                     .scales = t.scales.mutable_data_ptr<float>(),
+                     .codes = t.codes.mutable_data_ptr<uint8_t>(),
+                     .values = nullptr,
+                     .first_bad_row = &bad_row});
+  if (bad_row < rows) refuse_row(weight.const_data_ptr<float>(), cols, bad_row);
   return t;
 }
 

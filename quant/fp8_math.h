@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "quant/affine_math.h"
 #include "quant/float_math.h"
 
 namespace qlora::quant {
@@ -32,6 +33,12 @@ QLORA_HD uint8_t float_to_fp8(float x) {
   if (magnitude >= float_bits(kFp8Max)) return static_cast<uint8_t>(sign | kFp8MaxCode);
   const uint32_t rounded = magnitude + 0x7FFFFu + ((magnitude >> 20) & 1u) - 0x3C000000u;
   return static_cast<uint8_t>(sign | (rounded >> 20));
+}
+
+/// Scale of numbers whose greatest magnitude has these bits: not finite where they are not, or
+/// where it leaves its type.
+QLORA_HD float fp8_scale(uint32_t magnitude, ScaleType type) {
+  return rounded_scale(bits_float(magnitude) / kFp8Max, type);
 }
 
 }  // namespace qlora::quant

@@ -2,13 +2,14 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
 #include "quant/affine_options.h"
 #include "quant/gptq_options.h"
 
 namespace qlora::quant {
 
 /// Part of the range that candidate `step` of a search keeps: 1, then evenly down to `least`.
-inline float kept_range(int64_t step, int64_t steps, double least) {
+QLORA_HD float kept_range(int64_t step, int64_t steps, double least) {
   if (steps < 2) return 1;
   return static_cast<float>(1 - (1 - least) * static_cast<double>(step) /
                                     static_cast<double>(steps - 1));
@@ -43,12 +44,28 @@ struct GptqBlockArgs {
   int64_t group_size;
   bool fits;  // else scales and zeros are given
   GridSearch search;
-  float* scales;           // [rows, groups]
-  uint8_t* zeros;          // [rows, groups]
-  uint8_t* codes;          // [rows, cols]
-  float* errors;           // [rows, end - begin]
-  int64_t* first_bad_row;  // lowered to the first row with a grid that is not finite
+  float* scales;             // [rows, groups]
+  uint8_t* zeros;            // [rows, groups]
+  uint8_t* codes;            // [rows, cols]
+  float* errors;             // [rows, end - begin]
+  int64_t* first_bad_row;    // lowered to the first row with a grid that is not finite
+  float* scratch = nullptr;  // CUDA alone: [gptq_scratch_size]
+  void* stream = nullptr;    // cudaStream_t
 };
+
+/// Columns that the work on [begin, end) reads: to the end of a group that starts at `begin` and is
+/// longer.
+inline int64_t gptq_columns(const GptqBlockArgs& a) {
+  const bool is_longer = a.fits && a.begin % a.group_size == 0 && a.group_size > a.end - a.begin;
+  return is_longer ? a.group_size : a.end - a.begin;
+}
+
+/// Columns of a row that a GPU's shared memory takes; more need scratch.
+inline constexpr int64_t kGptqSharedColumns = 1024;
+
+inline int64_t gptq_scratch_size(const GptqBlockArgs& a) {
+  return gptq_columns(a) > kGptqSharedColumns ? 2 * a.rows * gptq_columns(a) : 0;
+}
 
 /// Grids of runs of columns by search (kMinMax or kMse).
 struct GridSearchArgs {
@@ -60,11 +77,18 @@ struct GridSearchArgs {
   float* scales;   // [rows, cols / group_size]
   uint8_t* zeros;  // [rows, cols / group_size]
   int64_t* first_bad_row;
+  void* stream = nullptr;
 };
 
 namespace cpu {
 void gptq_block(const GptqBlockArgs& args);
 void search_grids(const GridSearchArgs& args);
 }  // namespace cpu
+
+/// Pointers are device memory. All work is queued on args.stream; nothing waits for it.
+namespace cuda {
+void gptq_block(const GptqBlockArgs& args);
+void search_grids(const GridSearchArgs& args);
+}  // namespace cuda
 
 }  // namespace qlora::quant

@@ -113,12 +113,6 @@ void load_grids(const GptqBlockArgs& a, int64_t row, int64_t live, int64_t group
   }
 }
 
-/// Last column that a group starting in the block reaches.
-int64_t tile_end(const GptqBlockArgs& a) {
-  const bool is_longer = a.fits && a.begin % a.group_size == 0 && a.group_size > a.end - a.begin;
-  return is_longer ? a.begin + a.group_size : a.end;
-}
-
 /// One tile of rows through the columns of the block. False where a grid is not finite.
 bool round_tile(const GptqBlockArgs& a, int64_t row, int64_t live, const Tile& t) {
   const Tag d;
@@ -158,7 +152,7 @@ bool round_tile(const GptqBlockArgs& a, int64_t row, int64_t live, const Tile& t
 
 void gptq_tiles(const GptqBlockArgs& a, int64_t begin, int64_t end) {
   const int64_t lanes = tile_rows();
-  const int64_t last = tile_end(a);
+  const int64_t last = a.begin + gptq_columns(a);
   const auto w = hwy::AllocateAligned<float>((last - a.begin) * lanes);
   const auto scratch = hwy::AllocateAligned<float>((last - a.begin) * lanes);
   const Tile tile{a.factor + a.begin * a.cols + a.begin, a.cols, w.get(), scratch.get()};

@@ -6,6 +6,7 @@
 #include "quant/layouts.h"
 #include "quant/layouts_parts.h"
 #include "quant/layouts_streams.h"
+#include "quant/pack_words_backend.h"
 #include "quant/packed_layout_math.h"
 
 namespace qlora::quant {
@@ -41,13 +42,15 @@ Tensor unpack_awq(const Tensor& words) {
   return codes;
 }
 
+/// Codes [N, columns] -> words [columns, N / 8] of AWQ's nibbles.
 Tensor pack_awq(const Tensor& codes) {
-  Tensor words = torch::zeros({codes.size(0), codes.size(1) / 8}, torch::kInt32);
-  uint32_t* out = mutable_words_of(words);
-  const uint8_t* in = codes.const_data_ptr<uint8_t>();
-  for (int64_t w = 0; w < words.numel(); ++w) {
-    for (int n = 0; n < 8; ++n) out[w] |= uint32_t{in[8 * w + awq_column(n)]} << (4 * n);
-  }
+  Tensor words = torch::empty({codes.size(1), codes.size(0) / 8}, torch::kInt32);
+  cpu::pack_words({.order = WordOrder::kAwq,
+                   .codes = codes.const_data_ptr<uint8_t>(),
+                   .rows = codes.size(0),
+                   .cols = codes.size(1),
+                   .bits = 4,
+                   .words = mutable_words_of(words)});
   return words;
 }
 
@@ -111,8 +114,8 @@ TensorMap to_awq_gemm(const AffineTensor& t) {
               "[quant] a weight [{}, {}]{} does not fit the AWQ layout, allowed N a multiple of 8 "
               "and groups that are runs of columns; leave this matrix out or write GPTQ",
               t.rows(), t.cols(), t.group_of.defined() ? " with reordered columns" : "");
-  return {{"qweight", pack_awq(t.codes.t().contiguous())},
-          {"qzeros", pack_awq(t.zeros.t().contiguous())},
+  return {{"qweight", pack_awq(t.codes.contiguous())},
+          {"qzeros", pack_awq(t.zeros.contiguous())},
           {"scales", written_scales(t.scales.t(), t.options.scale_type)}};
 }
 

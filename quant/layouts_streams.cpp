@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/parallel.h"
+#include "quant/pack_words_backend.h"
 #include "quant/packed_layout_math.h"
 
 namespace qlora::quant::layouts {
@@ -35,19 +36,13 @@ Tensor unpack_columns(const Tensor& words, int64_t count, int64_t bits) {
 
 Tensor pack_columns(const Tensor& codes, int64_t bits) {
   const int64_t n = codes.size(0), count = codes.size(1);
-  Tensor words = torch::zeros({stream_words(count, bits), n}, torch::kInt32);
-  uint32_t* out = mutable_words_of(words);
-  const uint8_t* in = codes.const_data_ptr<uint8_t>();
-  parallel_for((n + kTileColumns - 1) / kTileColumns, 1, [&](int64_t first, int64_t last) {
-    for (int64_t tile = first; tile < last; ++tile) {
-      const int64_t end = std::min(n, (tile + 1) * kTileColumns);
-      for (int64_t k = 0; k < count; ++k) {
-        for (int64_t c = tile * kTileColumns; c < end; ++c) {
-          write_stream(out + c, n, k, bits, in[c * count + k]);
-        }
-      }
-    }
-  });
+  Tensor words = torch::empty({stream_words(count, bits), n}, torch::kInt32);
+  cpu::pack_words({.order = WordOrder::kDown,
+                   .codes = codes.const_data_ptr<uint8_t>(),
+                   .rows = n,
+                   .cols = count,
+                   .bits = bits,
+                   .words = mutable_words_of(words)});
   return words;
 }
 

@@ -30,6 +30,9 @@ namespace cpu {
 ///   Numerics  bit-exact with adamw_math.h and quant/blockwise8_math.h on every instruction set
 ///             and thread count
 void adamw8(const Adamw8Args& args);
+
+/// One tensor, on the calling thread.
+void adamw8_run(const Adamw8Tensor& tensor, const AdamwStep& step);
 }  // namespace cpu
 
 /// Pointers are device memory; the span itself is the host's. All work is queued on args.stream.

@@ -57,14 +57,22 @@ void update(const Adamw8Tensor& t, int64_t first, int64_t count, const AdamwStep
          square_absmax);
 }
 
+void update_range(const Adamw8Tensor& t, int64_t begin, int64_t end, const AdamwStep& step) {
+  for (int64_t first = begin; first < end; first += kChunk) {
+    update(t, first, std::min(kChunk, end - first), step);
+  }
+}
+
 }  // namespace
+
+void cpu::adamw8_run(const Adamw8Tensor& tensor, const AdamwStep& step) {
+  update_range(tensor, 0, tensor.count, step);
+}
 
 void cpu::adamw8(const Adamw8Args& args) {
   parallel_over_blocks(args.tensors, kAdamwBlock, 64,
                        [&](const Adamw8Tensor& tensor, int64_t begin, int64_t end) {
-                         for (int64_t first = begin; first < end; first += kChunk) {
-                           update(tensor, first, std::min(kChunk, end - first), args.step);
-                         }
+                         update_range(tensor, begin, end, args.step);
                        });
 }
 

@@ -10,5 +10,14 @@ void adamw8(const Adamw8Args& args) {
 void adamw32(const Adamw32Args& args) {
   qlora::cuda::table<CudaTable>().adamw32(args);
 }
+void gradient_norm(const GradientNormArgs& args) {
+  qlora::cuda::table<CudaTable>().gradient_norm(args);
+}
+void fused_adamw8(const FusedAdamw8Args& args) {
+  qlora::cuda::table<CudaTable>().fused_adamw8(args);
+}
+void fused_adamw32(const FusedAdamw32Args& args) {
+  qlora::cuda::table<CudaTable>().fused_adamw32(args);
+}
 
 }  // namespace qlora::trainer::cuda

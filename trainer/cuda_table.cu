@@ -3,8 +3,12 @@
 namespace qlora::trainer {
 namespace {
 
-constexpr CudaTable kTable = {
-    {CudaTable::kVersion, sizeof(CudaTable)}, &cuda::adamw8, &cuda::adamw32};
+constexpr CudaTable kTable = {{CudaTable::kVersion, sizeof(CudaTable)},
+                              &cuda::adamw8,
+                              &cuda::adamw32,
+                              &cuda::gradient_norm,
+                              &cuda::fused_adamw8,
+                              &cuda::fused_adamw32};
 
 }  // namespace
 }  // namespace qlora::trainer

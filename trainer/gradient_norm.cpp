@@ -3,44 +3,31 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
-#include <array>
 #include <cmath>
+#include <span>
 
-#include "core/parallel.h"
+#include "trainer/gradient_norm_backend.h"
 
 namespace qlora::trainer {
 namespace {
 
-constexpr double kNormEpsilon = 1e-6;  // as torch: a norm of 0 must not divide
-
 double cpu_norm(const std::vector<torch::Tensor>& gradients) {
-  std::vector<double> squares(gradients.size());
-  parallel_for(static_cast<int64_t>(gradients.size()), 8, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      squares[i] = sum_of_squares(gradients[i].const_data_ptr<float>(), gradients[i].numel());
-    }
-  });
-  double sum = 0;
-  for (const double square : squares) sum += square;
-  return std::sqrt(sum);
+  std::vector<GradientRange> ranges;
+  for (const torch::Tensor& gradient : gradients) {
+    ranges.push_back({gradient.const_data_ptr<float>(), gradient.numel()});
+  }
+  const std::span<const GradientRange> all(ranges);
+  const auto blocks = first_blocks(all, kNormBlock);
+  std::vector<double> scratch(norm_scratch_size(blocks.back()));
+  UpdateScalars scalars{.step = {}, .unscale = 1, .max_norm = 0, .norm = 0, .clip = 1};
+  cpu::gradient_norm({.gradients = host_table(all, blocks),
+                      .loss = nullptr,
+                      .scratch = scratch.data(),
+                      .scalars = &scalars});
+  return scalars.norm;
 }
 
 }  // namespace
-
-double sum_of_squares(const float* x, int64_t count) {
-  std::array<double, 8> sums{};  // eight chains: the order is the same with any vector width
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    for (int64_t lane = 0; lane < 8; ++lane) {
-      const double value = x[i + lane];
-      sums[lane] += value * value;
-    }
-  }
-  for (; i < count; ++i) sums[i % 8] += static_cast<double>(x[i]) * x[i];
-  double sum = 0;
-  for (const double lane : sums) sum += lane;
-  return sum;
-}
 
 StepStats clip_gradient_norm(const std::vector<torch::Tensor>& parameters, double max_norm,
                              const torch::Tensor& loss, StepStats stats) {

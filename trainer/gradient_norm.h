@@ -14,11 +14,9 @@ namespace qlora::trainer {
 ///   loss        scalar on the parameters' device
 ///   returns     stats with loss and gradient_norm filled: the one device read per step
 ///   Order       CPU sums are taken in double in one fixed order, whatever the thread count
+///               (trainer/gradient_norm_backend.h)
 ///   Source      torch.nn.utils.clip_grad_norm_: factor min(1, max_norm / (norm + 1e-6))
 StepStats clip_gradient_norm(const std::vector<torch::Tensor>& parameters, double max_norm,
                              const torch::Tensor& loss, StepStats stats = {});
-
-/// Σ x² of `count` numbers, in double, in an order that depends on nothing but the count.
-double sum_of_squares(const float* x, int64_t count);
 
 }  // namespace qlora::trainer

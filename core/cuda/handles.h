@@ -60,6 +60,51 @@ class Event : public Owned<cudaEvent_t, cudaEventDestroy> {
   }
 };
 
+/// An event that keeps its time, for measuring what a stream waits.
+class TimedEvent : public Owned<cudaEvent_t, cudaEventDestroy> {
+ public:
+  TimedEvent() : Owned(create()) {}
+  void record(cudaStream_t stream) const { check(cudaEventRecord(get(), stream)); }
+
+ private:
+  static cudaEvent_t create() {
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreate(&event));
+    return event;
+  }
+};
+
+/// Memory of the current device.
+class DeviceMemory : public Owned<void*, cudaFree> {
+ public:
+  DeviceMemory() = default;
+  explicit DeviceMemory(size_t bytes) : Owned(allocate(bytes)), size_bytes_(bytes) {}
+
+  size_t size_bytes() const { return size_bytes_; }
+
+ private:
+  static void* allocate(size_t bytes) {
+    void* memory = nullptr;
+    check(cudaMalloc(&memory, bytes));
+    return memory;
+  }
+
+  size_t size_bytes_ = 0;
+};
+
+/// Memory of the host that a device reads and writes without staging.
+class PinnedMemory : public Owned<void*, cudaFreeHost> {
+ public:
+  explicit PinnedMemory(size_t bytes) : Owned(allocate(bytes)) {}
+
+ private:
+  static void* allocate(size_t bytes) {
+    void* memory = nullptr;
+    check(cudaMallocHost(&memory, bytes));
+    return memory;
+  }
+};
+
 /// Memory that host and device share, moved between them by prefetch (or page by page on a fault).
 class ManagedMemory : public Owned<void*, cudaFree> {
  public:

@@ -13,7 +13,7 @@
 #include "quant/nf4_backend.h"
 #include "quant/packed_affine_backend.h"
 #include "tests/emulation/emulated_cuda.h"
-#include "tests/kernels/back_end.h"
+#include "tests/kernels/benchmark_arrays.h"
 #include "trainer/adamw32_backend.h"
 #include "trainer/adamw8_backend.h"
 
@@ -24,25 +24,6 @@ using cuda::check;
 
 constexpr int64_t kBlock = 64;  // weights that share a scale
 constexpr int kRounds = 20;
-
-/// Device arrays that live as long as a prepared call.
-class Arrays {
- public:
-  template <class T>
-  T* add(int64_t count, T value) {
-    const std::vector<T> values(static_cast<size_t>(count), value);
-    auto array = std::make_shared<DeviceArray<T>>(BackEnd::kCuda, values);
-    kept_.push_back(array);
-    return array->data();
-  }
-
- private:
-  std::vector<std::shared_ptr<void>> kept_;
-};
-
-PreparedCall call(const std::shared_ptr<Arrays>& arrays, int64_t bytes, std::function<void()> run) {
-  return {[arrays, run = std::move(run)] { run(); }, bytes};
-}
 
 /// NF4 with double quantization to 16 bits: what every matrix product of training does.
 PreparedCall prepare_nf4_dequantize(int64_t n) {
@@ -229,14 +210,17 @@ std::vector<ByteCount> byte_counts() {
 }  // namespace
 
 std::vector<KernelBenchmark> kernel_benchmarks() {
-  return {{"NF4 dequantize to BF16, double quantization", &prepare_nf4_dequantize},
-          {"NF4 quantize from BF16", &prepare_nf4_quantize},
-          {"8-bit blockwise quantize from FP32", &prepare_blockwise8_quantize},
-          {"8-bit blockwise dequantize to FP32", &prepare_blockwise8_dequantize},
-          {"packed 4-bit affine dequantize to FP16", &prepare_packed_dequantize},
-          {"FP8 dequantize to BF16", &prepare_fp8_dequantize},
-          {"AdamW, 8-bit states", &prepare_adamw8},
-          {"AdamW, 32-bit states", &prepare_adamw32}};
+  std::vector<KernelBenchmark> all = {
+      {"NF4 dequantize to BF16, double quantization", &prepare_nf4_dequantize},
+      {"NF4 quantize from BF16", &prepare_nf4_quantize},
+      {"8-bit blockwise quantize from FP32", &prepare_blockwise8_quantize},
+      {"8-bit blockwise dequantize to FP32", &prepare_blockwise8_dequantize},
+      {"packed 4-bit affine dequantize to FP16", &prepare_packed_dequantize},
+      {"FP8 dequantize to BF16", &prepare_fp8_dequantize},
+      {"AdamW, 8-bit states", &prepare_adamw8},
+      {"AdamW, 32-bit states", &prepare_adamw32}};
+  for (KernelBenchmark& benchmark : model_benchmarks()) all.push_back(std::move(benchmark));
+  return all;
 }
 
 void run_benchmarks(int64_t elements, std::ostream& out) {

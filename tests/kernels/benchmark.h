@@ -23,6 +23,9 @@ struct KernelBenchmark {
 /// All of them, in the order of the table.
 std::vector<KernelBenchmark> kernel_benchmarks();
 
+/// Of these the ones of generation, the decoder and the optimizer's step.
+std::vector<KernelBenchmark> model_benchmarks();
+
 /// Prints the table: milliseconds, GB/s, and the part of the device's peak where that is known.
 ///   elements  of every call
 void run_benchmarks(int64_t elements, std::ostream& out);

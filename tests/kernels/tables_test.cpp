@@ -4,12 +4,16 @@
 #include <cstring>
 
 #include "core/cuda/device.h"
+#include "lora/cuda_table.h"
+#include "model/cuda_table.h"
 #include "quant/cuda_table.h"
 #include "tests/kernels/back_end.h"
 #include "trainer/cuda_table.h"
 
 extern "C" {
 const qlora::cuda::TableHeader* qlora_core_cuda_table();
+const qlora::cuda::TableHeader* qlora_lora_cuda_table();
+const qlora::cuda::TableHeader* qlora_model_cuda_table();
 const qlora::cuda::TableHeader* qlora_quant_cuda_table();
 const qlora::cuda::TableHeader* qlora_trainer_cuda_table();
 }
@@ -49,6 +53,16 @@ TEST_P(CudaTables, HoldTheFoldersFunctions) {
   const auto& trainer = checked<trainer::CudaTable>(qlora_trainer_cuda_table());
   EXPECT_EQ(trainer.adamw8, &trainer::cuda::adamw8);
   EXPECT_EQ(trainer.adamw32, &trainer::cuda::adamw32);
+  EXPECT_EQ(trainer.gradient_norm, &trainer::cuda::gradient_norm);
+  EXPECT_EQ(trainer.fused_adamw32, &trainer::cuda::fused_adamw32);
+  EXPECT_EQ(quant.affine_grids, &quant::cuda::affine_grids);
+  EXPECT_EQ(quant.pack_words, &quant::cuda::pack_words);
+  const auto& lora = checked<lora::CudaTable>(qlora_lora_cuda_table());
+  EXPECT_EQ(lora.lora_sum, &lora::cuda::lora_sum);
+  EXPECT_EQ(lora.merge, &lora::cuda::merge);
+  const auto& model = checked<model::CudaTable>(qlora_model_cuda_table());
+  EXPECT_EQ(model.rms_norm, &model::cuda::rms_norm);
+  EXPECT_EQ(model.cross_entropy, &model::cuda::cross_entropy);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaTables,

@@ -156,4 +156,13 @@ char* at(Thread& thread, Space space, uint64_t address, size_t bytes, Access acc
   return found;
 }
 
+const char* parameter_at(const Thread& thread, const char* parameters, size_t parameter_bytes,
+                         uint64_t address, size_t bytes, int line) {
+  if (address % bytes != 0 || address > parameter_bytes || bytes > parameter_bytes - address) {
+    fail(thread, line,
+         fmt::format("{} bytes at {} of {} bytes of parameters", bytes, address, parameter_bytes));
+  }
+  return parameters + address;
+}
+
 }  // namespace qlora::emulation

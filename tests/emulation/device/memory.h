@@ -76,4 +76,8 @@ Memory& memory();
 /// where the access is wrong.
 char* at(Thread& thread, Space space, uint64_t address, size_t bytes, Access access, int line);
 
+/// Bytes of a kernel's parameters, whose space begins at 0; ends the process where they end before.
+const char* parameter_at(const Thread& thread, const char* parameters, size_t parameter_bytes,
+                         uint64_t address, size_t bytes, int line);
+
 }  // namespace qlora::emulation

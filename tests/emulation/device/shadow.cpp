@@ -83,7 +83,9 @@ void Shadow::note_read(const Thread& thread, Cell& cell) const {
   const Epochs& epochs = machine().epochs();
   Stamp& read = cell.read;
   const uint32_t lane = 1u << thread.lane(), clock = thread.seen[thread.lane()];
-  if (read.epoch == epochs.now()) {
+  // Whoever comes after this read comes after those that it comes after.
+  const bool supersedes = read.epoch == epochs.now() && is_ordered(thread, read, cell.reader_lanes);
+  if (read.epoch == epochs.now() && !supersedes) {
     const bool is_same_warp = cell.reader_lanes != 0 && read.thread / kLanes == thread.warp();
     cell.reader_lanes = is_same_warp ? cell.reader_lanes | lane : 0;
     read.clock = std::max(read.clock, clock);

@@ -17,7 +17,7 @@ Schedule::Schedule() {
 
 Stream* Schedule::create_stream(bool is_blocking) {
   const int number = next_stream_++;
-  return (streams_[number] = std::make_unique<Stream>(Stream{number, is_blocking})).get();
+  return (streams_[number] = std::make_unique<Stream>(number, is_blocking)).get();
 }
 
 void Schedule::destroy_stream(Stream* stream) {
@@ -36,6 +36,10 @@ Stream* Schedule::find_stream(cudaStream_t handle) {
 
 OperationNumber Schedule::add(Stream& stream, Operation operation,
                               std::function<void(Operation&)> work, OperationNumber depends_on) {
+  if (stream.capture != nullptr) {
+    stream.capture->push_back({std::move(operation), std::move(work)});
+    return 0;
+  }
   Pending pending = {++next_number_, std::move(operation), std::move(work), {depends_on}};
   pending.operation.stream = stream.number;
   if (stream.is_blocking) {

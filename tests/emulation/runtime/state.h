@@ -20,10 +20,18 @@ namespace qlora::emulation {
 
 using OperationNumber = uint64_t;  // rising from 1; 0: none
 
+/// Work that a stream was given while it was captured: a graph.
+struct CapturedWork {
+  Operation operation;
+  std::function<void(Operation&)> work;
+};
+using Capture = std::vector<CapturedWork>;
+
 struct Stream {
   int number;
   bool is_blocking;  // waits for the default stream, and that for it
   OperationNumber last = 0;
+  std::unique_ptr<Capture> capture = nullptr;  // where work goes instead of the queue
 };
 
 struct Event {

@@ -3,8 +3,7 @@
 
 #include "tests/emulation/runtime/state.h"
 
-// Streams and events. Graphs, stream capture and priorities are not emulated: a program that uses
-// them does not link.
+// Streams and events. Priorities are not emulated: a program that uses them does not link.
 
 namespace qlora::emulation {
 namespace {

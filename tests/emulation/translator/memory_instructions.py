@@ -38,6 +38,12 @@ def _parameter(i, operand, count, readable):
 def _load_parameter(i):
     i.takes("param")
     parts = _vector(i, i.operands[0])
+    parameter, address = i.names.address(i.operands[1])
+    if parameter is None:  # an address in a register, in the entry's own space of parameters
+        size = i.type.size
+        text = (f"const char* p_ = parameter_at(t, parameters, {i.names.parameter_bytes}, {address}, "
+                f"{size * len(parts)}, {i.line});")
+        return text + "".join(f" set({register(p)}, read<{i.type.cpp}>(p_ + {k * size}));" for k, p in enumerate(parts))
     place = _parameter(i, i.operands[1], len(parts), {**i.names.parameters, **i.names.calls})
     return " ".join(f"set({register(p)}, read<{i.type.cpp}>({place} + {k * i.type.size}));"
                     for k, p in enumerate(parts))

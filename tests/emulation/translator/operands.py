@@ -46,6 +46,8 @@ class Operands:
         self.uncertain_loads = uncertain_loads  # lines
         self.parameters = {p.name: p for p in body.parameters}
         self.results = {p.name: p for p in getattr(body, "results", [])}
+        self.is_entry = not hasattr(body, "results")
+        self.parameter_bytes = max((p.offset + p.size_bytes for p in body.parameters), default=0) if self.is_entry else 0
         self.calls = {}  # room of the present call, by name
         self.local_names = {v.name for v in body.variables if v.space == "local"}
         self.shared = module_names.shared  # name -> offset, None for dynamic shared memory
@@ -53,7 +55,9 @@ class Operands:
         self.functions = module_names.functions  # name -> Function
 
     def symbol(self, name):
-        """Address of a variable, or None where the name is no variable."""
+        """Address of a variable or (in its own space) an entry's parameter; None where the name is neither."""
+        if self.is_entry and name in self.parameters:
+            return f"b64({self.parameters[name].offset})"
         if name in self.shared:
             offset = self.shared[name]
             return "b64(t.block->dynamic_shared)" if offset is None else f"b64({offset})"

@@ -1,0 +1,58 @@
+#include "core/cuda/check.h"
+#include "core/cuda/launch.h"
+#include "model/rope_backend.h"
+#include "quant/device_float.cuh"
+
+namespace qlora::model {
+namespace {
+
+using namespace quant;  // NOLINT: numbers in device memory
+using qlora::cuda::check;
+
+constexpr int kThreads = 256;
+constexpr int kRun = 4;  // numbers of either half that a thread takes
+
+/// y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin for the halves of every head; y may be x.
+///   Launch    one thread per 4 numbers of either half, 256 per block; reads and writes
+///             2 sizeof(T) B a pair, the angles of a token come from the cache
+///   Requires  wide: rows of D/2 numbers start at multiples of 16 B (8 B for 16-bit x and y)
+///   Numerics  bit-exact with cpu::rope (a NaN's payload aside): each operation rounds once
+template <class T>
+__global__ void rope_kernel(RopeArgs a, const T* in, T* out, bool wide) {
+  const int64_t half = a.head_dim / 2, runs = (half + kRun - 1) / kRun;
+  const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (thread >= a.tokens * a.heads * runs) return;
+  const int64_t head = thread / runs, i = thread % runs * kRun;  // of all tokens' heads
+  const int64_t angle = head / a.heads * half + i, at = head * a.head_dim + i;
+  float x1[kRun], x2[kRun], c[kRun], s[kRun];
+  load_run(in + at, half - i, wide, x1);
+  load_run(in + at + half, half - i, wide, x2);
+  load_run(a.cos + angle, half - i, wide, c);
+  load_run(a.sin + angle, half - i, wide, s);
+  for (int k = 0; k < kRun; ++k) {
+    const float sine = s[k] * a.sin_sign;
+    const float first = x1[k] * c[k] - x2[k] * sine;
+    x2[k] = x2[k] * c[k] + x1[k] * sine;
+    x1[k] = first;
+  }
+  store_run(x1, half - i, wide, out + at);
+  store_run(x2, half - i, wide, out + at + half);
+}
+
+}  // namespace
+
+void cuda::rope(const RopeArgs& a) {
+  const int64_t half = a.head_dim / 2, count = a.tokens * a.heads * ((half + kRun - 1) / kRun);
+  if (count <= 0) return;
+  const auto stream = static_cast<cudaStream_t>(a.stream);
+  with_kind(a.kind, [&](auto* type) {
+    const auto x = static_cast<const std::remove_pointer_t<decltype(type)>*>(a.x);
+    const auto y = static_cast<decltype(type)>(a.y);
+    const bool wide = rows_are_aligned<kRun>(x, half) && rows_are_aligned<kRun>(y, half) &&
+                      is_aligned(a.cos, 16) && is_aligned(a.sin, 16);
+    rope_kernel<<<qlora::cuda::grid_size(count, kThreads), kThreads, 0, stream>>>(a, x, y, wide);
+  });
+  check(cudaGetLastError());
+}
+
+}  // namespace qlora::model

@@ -1,0 +1,341 @@
+// States that visit the device chunk by chunk, and the step that uses them.
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "core/cuda/paged_arena_cuda.h"
+#include "tests/emulation/emulated_cuda.h"
+#include "tests/kernels/back_end.h"
+#include "tests/support/errors.h"
+#include "trainer/device_update_cuda.h"
+
+namespace qlora::trainer {
+namespace {
+
+using cuda::DeviceUpdate;
+using cuda::UpdateTensor;
+using emulation::Operation;
+using emulation::OperationKind;
+using qlora::cuda::PagedArena;
+using testing::BackEnd;
+using testing::DeviceArray;
+
+constexpr size_t kChunk = PagedArena::kLeastChunkBytes;
+
+class PagedTest : public testing::KernelTest {
+ protected:
+  void TearDown() override {
+    if (auto* device = emulation::emulated_device()) {
+      device->set_concurrent_managed_access(true);
+      device->set_seed(1);
+    }
+  }
+};
+
+bool is_prefetch(const Operation& o, int device) {
+  return o.kind == OperationKind::kPrefetch && (o.device < 0) == (device < 0);
+}
+bool is_kernel(const Operation& o, const char* name) {
+  return o.kind == OperationKind::kKernel && o.name.find(name) != std::string::npos;
+}
+
+/// Places of the operations that `is` accepts, in the order in which they ran.
+template <class Is>
+std::vector<size_t> places(const std::vector<Operation>& log, const Is& is) {
+  std::vector<size_t> found;
+  for (size_t i = 0; i < log.size(); ++i) {
+    if (is(log[i])) found.push_back(i);
+  }
+  return found;
+}
+
+TEST_P(PagedTest, ChunksAreCheckedAndBeginAsZeros) {
+  EXPECT_ERROR(ValueError, PagedArena(2 * kChunk, {{0, kChunk}, {kChunk, kChunk - 1}}, 0),
+               "allowed at least");
+  EXPECT_ERROR(ValueError, PagedArena(2 * kChunk, {{0, kChunk}, {kChunk - 1, kChunk}}, 0),
+               "allowed: inside");
+  EXPECT_ERROR(ValueError, PagedArena(kChunk, {{1, kChunk}}, 0), "allowed: inside");
+  const PagedArena arena(1000, {{0, 1000}}, 0);  // the only chunk may be small
+  std::vector<std::byte> bytes(1000, std::byte{1});
+  qlora::cuda::check(cudaMemcpy(bytes.data(), arena.data(), 1000, cudaMemcpyDefault));
+  EXPECT_EQ(bytes, std::vector<std::byte>(1000));
+}
+
+TEST_P(PagedTest, AChunkComesOnceAndGoesOnce) {
+  PagedArena arena(2 * kChunk, {{0, kChunk}, {kChunk, kChunk}}, 0);
+  if (!arena.is_paged()) GTEST_SKIP() << "no concurrent managed access";
+  const qlora::cuda::Stream stream;
+  arena.prefetch(1);
+  arena.prefetch(1);
+  arena.acquire(1, stream.get());
+  arena.acquire(0, stream.get());  // nobody has asked for it before
+  arena.release(1, stream.get());
+  arena.release(1, stream.get());
+  stream.synchronize();
+  arena.wait_for_host();
+  const auto stats = arena.stats();
+  EXPECT_EQ(stats.bytes_in, static_cast<int64_t>(2 * kChunk));
+  EXPECT_EQ(stats.bytes_out, static_cast<int64_t>(kChunk));
+  EXPECT_GE(stats.stall_ms, 0);
+}
+
+// Streams run in a random order where nothing orders them.
+TEST_P(PagedTest, WorkOnAChunkRunsBetweenItsArrivalAndItsEviction) {
+  auto* const device = emulation::emulated_device();
+  if (device == nullptr) GTEST_SKIP() << "the order is asserted under emulation";
+  for (uint64_t seed = 1; seed <= 16; ++seed) {
+    device->set_seed(seed);
+    PagedArena arena(3 * kChunk, {{0, kChunk}, {kChunk, kChunk}, {2 * kChunk, kChunk}}, 0);
+    const qlora::cuda::Stream stream;
+    device->clear_operations();
+    for (size_t chunk = 0; chunk < 3; ++chunk) {
+      arena.acquire(chunk, stream.get());
+      qlora::cuda::check(cudaMemsetAsync(arena.data() + chunk * kChunk, 1, 64, stream.get()));
+      arena.release(chunk, stream.get());
+    }
+    qlora::cuda::check(cudaDeviceSynchronize());
+    const auto log = device->operations();
+    const auto in = places(log, [](const Operation& o) { return is_prefetch(o, 0); });
+    const auto out = places(log, [](const Operation& o) { return is_prefetch(o, -1); });
+    const auto work = places(log, [](const Operation& o) { return o.kind == OperationKind::kSet; });
+    ASSERT_EQ(in.size(), 3u);
+    ASSERT_EQ(out.size(), 3u);
+    ASSERT_EQ(work.size(), 3u);
+    for (size_t chunk = 0; chunk < 3; ++chunk) {
+      EXPECT_LT(in[chunk], work[chunk]) << "seed " << seed;
+      EXPECT_LT(work[chunk], out[chunk]) << "seed " << seed;
+    }
+  }
+}
+
+/// Parameters and gradients on the device, and the same step on the host as oracle.
+class Steps {
+ public:
+  explicit Steps(std::vector<int64_t> counts) : counts_(std::move(counts)) {
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      want_.push_back(testing::normal_values(counts_[i], static_cast<uint32_t>(i), 1));
+      gradient_.push_back(testing::normal_values(counts_[i], static_cast<uint32_t>(50 + i), 1));
+      parameters_.push_back(std::make_unique<DeviceArray<float>>(BackEnd::kCuda, want_[i]));
+      gradients_.push_back(std::make_unique<DeviceArray<float>>(BackEnd::kCuda, gradient_[i]));
+      mean_codes_.emplace_back(counts_[i]);
+      square_codes_.emplace_back(counts_[i]);
+      mean_absmax_.emplace_back((counts_[i] + 255) / 256);
+      square_absmax_.emplace_back((counts_[i] + 255) / 256);
+      mean_.emplace_back(counts_[i]);
+      square_.emplace_back(counts_[i]);
+    }
+  }
+
+  void run(DeviceUpdate& update, int64_t t, cudaStream_t stream) {
+    const AdamwStep step = adamw_step(1e-3, 0.9, 0.999, 1e-8, 0.1, t);
+    std::vector<UpdateTensor> tensors;
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      tensors.push_back({parameters_[i]->data(), gradients_[i]->data(), counts_[i]});
+    }
+    update.step(tensors, step, 0.5f, 0.25, nullptr, stream);
+    const UpdateScalars got = update.result();
+    EXPECT_EQ(got.applied, 1);
+    EXPECT_LT(got.clip, 1);
+    expect_norm(got);
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      auto scaled = gradient_[i];
+      for (float& g : scaled) g = g * 0.5f * got.clip;
+      if (counts_[i] >= kAdamw8MinElements) {
+        const Adamw8Tensor row{want_[i].data(),
+                               scaled.data(),
+                               mean_codes_[i].data(),
+                               square_codes_[i].data(),
+                               mean_absmax_[i].data(),
+                               square_absmax_[i].data(),
+                               counts_[i]};
+        cpu::adamw8({.tensors = {&row, 1}, .step = step});
+      } else {
+        const Adamw32Tensor row{want_[i].data(), scaled.data(), mean_[i].data(), square_[i].data(),
+                                counts_[i]};
+        cpu::adamw32({.tensors = {&row, 1}, .step = step});
+      }
+      EXPECT_EQ(parameters_[i]->values(), want_[i]) << "tensor " << i << ", step " << t;
+    }
+  }
+
+ private:
+  void expect_norm(const UpdateScalars& got) {
+    std::vector<GradientRange> ranges;
+    for (const auto& g : gradient_) ranges.push_back({g.data(), std::ssize(g)});
+    const std::span<const GradientRange> all(ranges);
+    const auto blocks = first_blocks(all, kNormBlock);
+    std::vector<double> scratch(norm_scratch_size(blocks.back()));
+    UpdateScalars want{{}, 0.5f, 0.25, 0, 0, 0};
+    cpu::gradient_norm({host_table(all, blocks), nullptr, scratch.data(), &want});
+    EXPECT_EQ(got.norm, want.norm);
+    EXPECT_EQ(got.clip, want.clip);
+  }
+
+  std::vector<int64_t> counts_;
+  std::vector<std::vector<float>> want_, gradient_, mean_absmax_, square_absmax_, mean_, square_;
+  std::vector<std::vector<uint8_t>> mean_codes_, square_codes_;
+  std::vector<std::unique_ptr<DeviceArray<float>>> parameters_, gradients_;
+};
+
+/// Tensors whose states fill a chunk each, so that a few of them make the schedule visible: states
+/// of 2.03 bytes an element.
+constexpr int64_t kOfChunk = (int64_t{1} << 20);
+
+TEST_P(PagedTest, AStepIsTheHostsWhetherPagedOrNot) {
+  for (const bool is_paged : {true, false}) {
+    if (auto* device = emulation::emulated_device()) {
+      device->set_concurrent_managed_access(is_paged);
+    }
+    const std::vector<int64_t> counts = {5000, 30, 4096, 4095, 9000};
+    DeviceUpdate update(counts, 0);
+    if (update.is_paged() != is_paged) continue;  // a real device is what it is
+    EXPECT_EQ(update.unpaged_bytes(), 8 * (30 + 4095));
+    Steps steps(counts);
+    const qlora::cuda::Stream stream;
+    for (int64_t t = 1; t <= 4; ++t) {
+      steps.run(update, t, stream.get());
+      EXPECT_EQ(update.replays(), !is_paged && t >= 2);  // with new scalars each time
+    }
+    const auto stats = update.paging_stats();
+    EXPECT_EQ(stats.bytes_in, is_paged ? 4 * update.paged_bytes() : 0);
+    EXPECT_EQ(stats.bytes_out, stats.bytes_in);
+  }
+}
+
+TEST_P(PagedTest, ChunksComeBeforeTheirUpdateAndGoAfterIt) {
+  auto* const device = emulation::emulated_device();
+  if (device == nullptr) GTEST_SKIP() << "the order is asserted under emulation";
+  const std::vector<int64_t> counts(5, kOfChunk);
+  for (const uint64_t seed : {3}) {
+    device->set_seed(seed);
+    DeviceUpdate update(counts, 0);
+    ASSERT_TRUE(update.is_paged());
+    std::vector<std::unique_ptr<DeviceArray<float>>> arrays;
+    std::vector<UpdateTensor> tensors;
+    for (const int64_t count : counts) {
+      arrays.push_back(
+          std::make_unique<DeviceArray<float>>(BackEnd::kCuda, std::vector<float>(count, 0.0f)));
+      tensors.push_back({arrays.back()->data(), arrays.back()->data(), count});
+    }
+    // A loss that is not finite: nothing is updated, so that the emulated kernels end at once.
+    DeviceArray<float> loss(BackEnd::kCuda, {std::nanf("")});
+    const qlora::cuda::Stream stream;
+    device->clear_operations();
+    update.step(tensors, adamw_step(1e-3, 0.9, 0.999, 1e-8, 0.1, 1), 1, 0, loss.data(),
+                stream.get());
+    EXPECT_EQ(update.result().applied, 0);
+    qlora::cuda::check(cudaDeviceSynchronize());
+    const auto log = device->operations();
+    const auto in = places(log, [](const Operation& o) { return is_prefetch(o, 0); });
+    const auto out = places(log, [](const Operation& o) { return is_prefetch(o, -1); });
+    const auto updates =
+        places(log, [](const Operation& o) { return is_kernel(o, "fused_adamw8"); });
+    ASSERT_EQ(in.size(), 5u);
+    ASSERT_EQ(out.size(), 5u);
+    ASSERT_EQ(updates.size(), 5u);
+    int64_t moved = 0;
+    for (size_t c = 0; c < 5; ++c) {
+      EXPECT_GE(log[in[c]].bytes, kChunk);
+      EXPECT_EQ(log[in[c]].bytes, log[out[c]].bytes);
+      EXPECT_EQ(log[in[c]].address, log[out[c]].address);
+      EXPECT_NE(log[in[c]].stream, log[updates[c]].stream);
+      EXPECT_EQ(log[in[c]].stream, log[out[c]].stream);
+      EXPECT_LT(in[c], updates[c]);
+      EXPECT_LT(updates[c], out[c]);
+      // On the side stream a chunk is asked for two updates ahead: before the one in work goes.
+      if (c + DeviceUpdate::kLookAhead < 5) {
+        EXPECT_LT(in[c + DeviceUpdate::kLookAhead], out[c]);
+      }
+      // And no sooner: at most three chunks are on the device at once.
+      if (c + DeviceUpdate::kLookAhead + 1 < 5) {
+        EXPECT_LT(out[c], in[c + DeviceUpdate::kLookAhead + 1]);
+      }
+      moved += static_cast<int64_t>(log[in[c]].bytes);
+    }
+    EXPECT_EQ(moved, update.paged_bytes());
+  }
+}
+
+TEST_P(PagedTest, TensorsOfOtherSizesAreRefused) {
+  DeviceUpdate update(std::vector<int64_t>{5000, 10}, 0);
+  const auto step = [&](std::vector<UpdateTensor> tensors) {
+    update.step(tensors, adamw_step(1e-3, 0.9, 0.999, 1e-8, 0.1, 1), 1, 0, nullptr, nullptr);
+  };
+  EXPECT_ERROR(ShapeError, step({{nullptr, nullptr, 5000}}), "1 tensors, allowed 2");
+  EXPECT_ERROR(ShapeError, step({{nullptr, nullptr, 5000}, {nullptr, nullptr, 11}}),
+               "11 elements, allowed 10");
+}
+
+INSTANTIATE_TEST_SUITE_P(, PagedTest,
+                         ::testing::Values(testing::KernelCase{BackEnd::kCuda, FloatKind::kF32}),
+                         testing::case_name);
+
+/// The tensors of LoRA on all linears of a Llama model.
+std::vector<int64_t> lora_counts(int64_t layers, int64_t width, int64_t mlp, int64_t rank) {
+  std::vector<int64_t> counts;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    for (int i = 0; i < 4; ++i) counts.insert(counts.end(), {rank * width, width * rank});
+    for (int i = 0; i < 2; ++i) counts.insert(counts.end(), {rank * width, mlp * rank});
+    counts.insert(counts.end(), {rank * mlp, width * rank});
+  }
+  return counts;
+}
+
+// bitsandbytes pages tensors of at least 100,000 elements one by one; those of an adapter are
+// smaller or little more, and each would be a page of its own.
+TEST(StatePlanTest, NearlyAllStatesOf7BArePagedInLargeChunks) {
+  for (const int64_t rank : {8, 16, 64}) {
+    const auto counts = lora_counts(32, 4096, 11008, rank);
+    const StatePlan plan = plan_states(counts, kChunk);
+    int64_t paged = 0, all = 0, small = 0;
+    for (const int64_t count : counts) {
+      const int64_t bytes = 2 * count + 2 * 4 * ((count + 255) / 256);
+      all += count >= kAdamw8MinElements ? bytes : 8 * count;
+      paged += count >= kAdamw8MinElements ? bytes : 0;
+      small += count < 500000 ? 1 : 0;
+    }
+    EXPECT_GT(small, std::ssize(counts) / 2);  // no tensor alone is worth a prefetch
+    EXPECT_GT(static_cast<double>(paged), 0.9 * static_cast<double>(all));
+    EXPECT_GE(static_cast<int64_t>(plan.bytes), paged);
+    EXPECT_LE(static_cast<int64_t>(plan.bytes), paged + 4 * 15 * std::ssize(counts));
+    size_t end = 0, next = 0;
+    for (const auto& chunk : plan.chunks) {
+      EXPECT_EQ(chunk.offset, end);
+      EXPECT_EQ(chunk.first_tensor, next);
+      EXPECT_GE(chunk.bytes, kChunk);
+      EXPECT_LT(chunk.bytes, 2 * kChunk + 2 * 2 * 64 * 11008);
+      end = chunk.offset + chunk.bytes;
+      next += chunk.tensor_count;
+    }
+    EXPECT_EQ(end, plan.bytes);
+    EXPECT_EQ(next, counts.size());
+  }
+}
+
+TEST(StatePlanTest, StatesDoNotOverlapAndAreAligned) {
+  const std::vector<int64_t> counts = {5000, 4096, 100001, 4097};
+  const StatePlan plan = plan_states(counts, 15000);
+  size_t end = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const auto codes = static_cast<size_t>(counts[i]), absmax = (codes + 255) / 256 * 4;
+    const auto& s = plan.slots[i];
+    for (const auto& [at, bytes] :
+         {std::pair{s.mean_codes, codes}, std::pair{s.square_codes, codes},
+          std::pair{s.mean_absmax, absmax}, std::pair{s.square_absmax, absmax}}) {
+      EXPECT_GE(at, end);
+      EXPECT_EQ(at % 16, 0u);
+      end = at + bytes;
+    }
+  }
+  EXPECT_LE(end, plan.bytes);
+  ASSERT_EQ(plan.chunks.size(), 2u);  // what is left over joins the last chunk
+  EXPECT_EQ(plan.chunks[0].tensor_count, 2u);
+  EXPECT_EQ(plan.chunks[1].tensor_count, 2u);
+  const StatePlan small = plan_states(std::vector<int64_t>{4096}, kChunk);
+  ASSERT_EQ(small.chunks.size(), 1u);
+  EXPECT_EQ(small.chunks[0].bytes, small.bytes);
+  EXPECT_TRUE(plan_states({}, kChunk).chunks.empty());
+}
+
+}  // namespace
+}  // namespace qlora::trainer
