@@ -10,6 +10,7 @@
 #include "core/text.h"
 #include "data/batches.h"
 #include "io/checkpoint.h"
+#include "io/tensor_layout.h"
 #include "lora/targets.h"
 #include "model/load.h"
 #include "trainer/train.h"
@@ -38,11 +39,12 @@ double bytes_per_projection_weight(const configs::QuantizationOptions& options,
 Sizes measure(const io::Checkpoint& checkpoint, const configs::RunConfig& config) {
   Sizes sizes;
   std::vector<std::string> projections;
-  for (const std::string& name : checkpoint.names()) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(checkpoint.config())) {
+    const std::string& name = tensor.name;
     int64_t count = 1;
-    for (const int64_t size : checkpoint.shape(name)) count *= size;
+    for (const int64_t size : tensor.shape) count *= size;
     sizes.base_parameters += count;
-    const bool is_projection = name.ends_with("_proj.weight");
+    const bool is_projection = tensor.role == io::TensorRole::kLinear;
     if (is_projection) {
       projections.push_back(name.substr(0, name.size() - kWeight.size()));
       sizes.largest_matrix = std::max(sizes.largest_matrix, count);
