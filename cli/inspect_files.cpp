@@ -9,9 +9,9 @@
 #include "data/tokenizer.h"
 #include "io/checkpoint.h"
 #include "io/gguf.h"
-#include "io/gguf_llama.h"
-#include "io/llama_layout.h"
+#include "io/gguf_config.h"
 #include "io/safetensors.h"
+#include "io/tensor_layout.h"
 
 namespace qlora::cli {
 namespace {
@@ -84,11 +84,11 @@ void write_safetensors_facts(const io::SafetensorsReader& reader, TensorList ten
 
 Json config_facts(const io::HfConfig& config) {
   int64_t parameters = 0, projections = 0;
-  for (const io::ExpectedTensor& tensor : io::llama_tensors(config)) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(config)) {
     int64_t count = 1;
     for (const int64_t size : tensor.shape) count *= size;
     parameters += count;
-    if (tensor.name.find("_proj.weight") != std::string::npos) projections += count;
+    if (tensor.role == io::TensorRole::kLinear) projections += count;
   }
   const double nf4_bytes = static_cast<double>(projections) * kNf4BytesPerWeight +
                            static_cast<double>(parameters - projections) * 2;
@@ -171,7 +171,7 @@ Json inspect_gguf(const std::filesystem::path& path, TensorList tensors) {
   }
   types.write_to(facts);
   try {
-    facts["model"] = config_facts(io::gguf_llama_config(gguf));
+    facts["model"] = config_facts(io::gguf_config(gguf));
   } catch (const Error& error) {
     facts["not_supported"] = error.what();
   }

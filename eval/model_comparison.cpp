@@ -21,8 +21,8 @@ constexpr int64_t kLogitBytes = 48 << 20;    // of one chunk of positions
 constexpr int64_t kSliceElements = 2 << 20;  // of lm_head in FP32 at a time
 constexpr int64_t kRowStep = 32;
 
-/// log softmax(hidden · lm_headᵀ) in FP32; lm_head is widened slice by slice.  [n, V]
-Tensor log_probabilities(const Tensor& hidden, const Tensor& lm_head) {
+/// log softmax(cap(hidden · lm_headᵀ)) in FP32; lm_head is widened slice by slice.  [n, V]
+Tensor log_probabilities(const Tensor& hidden, const Tensor& lm_head, double softcap) {
   const Tensor x = hidden.to(torch::kFloat32);
   const int64_t vocabulary = lm_head.size(0);
   Tensor logits = at::empty({x.size(0), vocabulary}, torch::kFloat32);
@@ -32,6 +32,7 @@ Tensor log_probabilities(const Tensor& hidden, const Tensor& lm_head) {
     const Tensor slice = lm_head.narrow(0, begin, count).to(torch::kFloat32);
     logits.narrow(1, begin, count).copy_(at::mm(x, slice.t()));
   }
+  if (softcap > 0) logits.div_(softcap).tanh_().mul_(softcap);
   return at::_log_softmax(logits, 1, false);
 }
 
@@ -103,8 +104,9 @@ ModelComparison compare_models(const OutputStates& reference, const OutputStates
   Sums sums;
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t n = std::min(chunk, count - begin);
-    add_chunk(log_probabilities(p.narrow(0, begin, n), reference.lm_head),
-              log_probabilities(q.narrow(0, begin, n), other.lm_head), wanted.data() + begin, sums);
+    add_chunk(log_probabilities(p.narrow(0, begin, n), reference.lm_head, reference.logit_softcap),
+              log_probabilities(q.narrow(0, begin, n), other.lm_head, other.logit_softcap),
+              wanted.data() + begin, sums);
   }
   const auto all = static_cast<double>(count);
   return {.nll = sums.nll / all,

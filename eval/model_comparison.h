@@ -10,8 +10,9 @@ namespace qlora::eval {
 /// What a model says of some positions: its activations after the final norm, and its output
 /// projection. The logits [T, V] = hidden · lm_headᵀ are never held.
 struct OutputStates {
-  torch::Tensor hidden;   // [T, C]
-  torch::Tensor lm_head;  // [V, C]
+  torch::Tensor hidden;      // [T, C]
+  torch::Tensor lm_head;     // [V, C]
+  double logit_softcap = 0;  // a logit z becomes cap·tanh(z / cap); 0: it stays
 };
 
 /// Two models on the same tokens, over the positions that have a target.

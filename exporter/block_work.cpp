@@ -1,7 +1,6 @@
 #include "exporter/block_work.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 
 #include "core/error.h"
@@ -12,10 +11,6 @@ namespace qlora::exporter {
 namespace {
 
 using torch::Tensor;
-
-constexpr Site kSiteOf[] = {Site::kAttentionIn,  Site::kAttentionIn, Site::kAttentionIn,
-                            Site::kAttentionOut, Site::kMlpIn,       Site::kMlpIn,
-                            Site::kMlpOut};
 
 std::optional<quant::AffineOptions> grid_of(const Preflight& preflight, const std::string& module) {
   const ModuleGrid& grid = preflight.at(module);
@@ -30,17 +25,19 @@ BlockWork::BlockWork(int64_t block_index, const model::BlockLoader& loader,
                      const quant::Nf4Options& four_bit, torch::ScalarType dtype)
     : index(block_index),
       block(loader.block_without_weights(block_index)),
+      config_(loader.config()),
       format_(preflight.grid.format),
       four_bit_(four_bit),
       dtype_(dtype),
       compute_dtype_(loader.compute_dtype()) {
-  block.input_norm = rounded_norm(block.input_norm);
-  block.attention_norm = rounded_norm(block.attention_norm);
+  for (const auto& [name, norm] : norms()) *norm = rounded_norm(*norm);
+  const auto slots = io::block_linears(config_, index);
   const auto members = block.linears();
   for (size_t i = 0; i < members.size(); ++i) {
     const std::string& module = members[i]->name();
     LinearWork work{.linear = members[i],
-                    .site = kSiteOf[i],
+                    .slot = slots[i].slot,
+                    .site = site_of(slots[i].slot),
                     .original = weights.weight(module),
                     .weight = {},
                     .grid = grid_of(preflight, module),
@@ -67,12 +64,25 @@ std::vector<LinearWork*> BlockWork::at(Site site) {
   return found;
 }
 
-LinearWork& BlockWork::named(std::string_view last_name) {
+LinearWork* BlockWork::with(io::LinearSlot slot, io::LinearSlot fused) {
   const auto found = std::find_if(linears.begin(), linears.end(), [&](const LinearWork& work) {
-    return work.report.module.ends_with(last_name);
+    return work.slot == slot || work.slot == fused;
   });
-  assert(found != linears.end() && "a linear of the block");
-  return *found;
+  return found == linears.end() ? nullptr : &*found;
+}
+
+std::vector<std::pair<std::string, Tensor*>> BlockWork::norms() {
+  const io::BlockNorms names = io::block_norms(config_, index);
+  std::vector<std::pair<std::string, Tensor*>> all;
+  for (const auto& [name, norm] : {std::pair(names.input, &block.input_norm),
+                                   {names.query, &block.query_norm},
+                                   {names.key, &block.key_norm},
+                                   {names.attention_out, &block.attention_out_norm},
+                                   {names.mlp_input, &block.attention_norm},
+                                   {names.mlp_out, &block.mlp_out_norm}}) {
+    if (!name.empty()) all.emplace_back(name + ".weight", norm);
+  }
+  return all;
 }
 
 void BlockWork::add(const std::string& name, const Tensor& tensor) {
@@ -142,13 +152,19 @@ Tensor BlockWork::checked_16bit(const Tensor& values, const std::string& name) c
 }
 
 Tensor BlockWork::rounded_norm(const Tensor& norm) const {
-  return checked_16bit(norm, fmt::format("a norm of block {}", index)).to(torch::kFloat32);
+  const double offset = block.shape.norm_offset;
+  const Tensor stored = offset == 0 ? norm : norm - offset;
+  const Tensor rounded =
+      checked_16bit(stored, fmt::format("a norm of block {}", index)).to(torch::kFloat32);
+  return offset == 0 ? rounded : rounded + offset;
 }
 
 QuantizedBlock BlockWork::finish() {
-  const std::string prefix = fmt::format("model.layers.{}.", index);
-  add(prefix + "input_layernorm.weight", block.input_norm.to(dtype_));
-  add(prefix + "post_attention_layernorm.weight", block.attention_norm.to(dtype_));
+  for (const auto& [name, norm] : norms()) add(name, (*norm - block.shape.norm_offset).to(dtype_));
+  if (block.router.defined()) {
+    const std::string name = io::router_name(config_, index) + ".weight";
+    add(name, checked_16bit(block.router, name));
+  }
   for (LinearWork& work : linears) {
     const Tensor& bias = work.linear->bias();
     const std::string name = work.report.module + ".bias";

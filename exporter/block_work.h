@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/clock.h"
@@ -17,6 +18,7 @@ namespace qlora::exporter {
 /// A linear of the block that is being quantized.
 struct LinearWork {
   lora::LoraLinear* linear = nullptr;  // in BlockWork::block
+  io::LinearSlot slot = io::LinearSlot::kQuery;
   Site site = Site::kAttentionIn;
   torch::Tensor original;                    // [N, K] f32, merged, as the model had it
   torch::Tensor weight;                      // [N, K] f32, what is rounded: original, or scaled
@@ -35,10 +37,12 @@ class BlockWork {
   model::DecoderBlock block;
   std::vector<LinearWork> linears;  // in DecoderBlock's order
 
+  const io::HfConfig& config() const { return config_; }
+
   /// The linears that read at a site.
   std::vector<LinearWork*> at(Site site);
-  /// The only linear with this last part of the name, "v_proj".
-  LinearWork& named(std::string_view last_name);
+  /// The linear that computes this, or the fused one with it; nullptr where neither is there.
+  LinearWork* with(io::LinearSlot slot, io::LinearSlot fused);
 
   /// Puts the rounded weight in the block's place and among what is written.
   ///   input_scale   [K]: the weight stands for inputs divided by it; undefined: ones. The errors
@@ -53,7 +57,8 @@ class BlockWork {
   /// Stays in 16 bits: `work.weight`, rounded to dtype.
   void place_plain(LinearWork& work, const torch::Tensor& input_scale = {});
 
-  /// A norm as it is written: rounded to dtype. The block computes with the rounded one.
+  /// A norm as it is written: rounded to dtype, less the family's offset. The block computes with
+  /// the rounded one.
   torch::Tensor rounded_norm(const torch::Tensor& norm) const;
 
   /// Norms, biases, tensors and reports together. Every linear has been placed.
@@ -65,6 +70,10 @@ class BlockWork {
   /// Rounded to dtype_; throws ValueError where a number leaves it.
   torch::Tensor checked_16bit(const torch::Tensor& values, const std::string& name) const;
 
+  /// Norms of the block beside the names of their files.
+  std::vector<std::pair<std::string, torch::Tensor*>> norms();
+
+  const io::HfConfig& config_;
   ExportFormat format_;
   quant::Nf4Options four_bit_;
   torch::ScalarType dtype_;          // of what is not quantized

@@ -31,10 +31,32 @@ int64_t site_width(const io::HfConfig& config, Site site) {
 
 }  // namespace
 
-std::string site_name(int64_t block, Site site) {
-  static constexpr const char* kNames[] = {"self_attn.q_proj, k_proj, v_proj", "self_attn.o_proj",
-                                           "mlp.gate_proj, up_proj", "mlp.down_proj"};
-  return fmt::format("model.layers.{}.{}", block, kNames[static_cast<int>(site)]);
+Site site_of(io::LinearSlot slot) {
+  switch (slot) {
+    case io::LinearSlot::kQuery:
+    case io::LinearSlot::kKey:
+    case io::LinearSlot::kValue:
+    case io::LinearSlot::kQkv:
+      return Site::kAttentionIn;
+    case io::LinearSlot::kOutput:
+      return Site::kAttentionOut;
+    case io::LinearSlot::kGate:
+    case io::LinearSlot::kUp:
+    case io::LinearSlot::kGateUp:
+      return Site::kMlpIn;
+    case io::LinearSlot::kDown:
+      break;
+  }
+  return Site::kMlpOut;
+}
+
+std::string site_name(const io::HfConfig& config, int64_t block, Site site) {
+  std::string names;
+  for (const io::BlockLinear& linear : io::block_linears(config, block)) {
+    if (site_of(linear.slot) != site) continue;
+    names += names.empty() ? linear.name : ", " + linear.name.substr(linear.name.rfind('.') + 1);
+  }
+  return names;
 }
 
 std::vector<CalibrationPass::Batch> CalibrationPass::make_batches(const CalibrationSet& set) {
@@ -66,7 +88,8 @@ CalibrationPass::CalibrationPass(const model::BlockLoader& loader, const Calibra
   if (first_block > 0) return;
   const torch::Tensor embedding = loader.embedding();
   for (const Batch& batch : batches_) {
-    input().write(batch.begin, model::embed_tokens(embedding, batch.tokens.tokens));
+    input().write(batch.begin, model::embed_tokens(embedding, batch.tokens.tokens,
+                                                   loader.config().arch.embedding_scale));
   }
 }
 
@@ -107,7 +130,7 @@ quant::LinearStatistics CalibrationPass::advance(const model::DecoderBlock& bloc
     check_stop_request();
     sum.add(site_input(block, site, batch).narrow(0, 0, batch.valid));
   }
-  return sum.result(site_name(block_, site));
+  return sum.result(site_name(loader_.config(), block_, site));
 }
 
 void CalibrationPass::finish_block(const model::DecoderBlock& block) {

@@ -62,14 +62,17 @@ class CalibrationPass {
   torch::Tensor site_input(const model::DecoderBlock& block, Site site, const Batch& batch);
 
   const model::BlockLoader& loader_;
-  model::RopeTable rope_;
+  model::RopeTables rope_;
   std::vector<Batch> batches_;
   int64_t rows_;
   int64_t block_;
   ActivationFile even_, odd_, mixed_, gated_;
 };
 
+/// Where a linear reads.
+Site site_of(io::LinearSlot slot);
+
 /// "model.layers.3.mlp.gate_proj, up_proj": for messages.
-std::string site_name(int64_t block, Site site);
+std::string site_name(const io::HfConfig& config, int64_t block, Site site);
 
 }  // namespace qlora::exporter

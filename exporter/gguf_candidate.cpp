@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "core/error.h"
@@ -22,11 +23,15 @@ using torch::Tensor;
 class MergedRows {
  public:
   MergedRows(const model::BlockLoader& loader, const MergedWeights& weights)
-      : loader_(loader), weights_(weights) {}
+      : loader_(loader), weights_(weights) {
+    for (const auto& tensor : io::model_tensors(loader.config())) {
+      if (tensor.role == io::TensorRole::kLinear) linears_.insert(tensor.name);
+    }
+  }
 
   void operator()(const std::string& name, int64_t begin, int64_t count, float* out) {
     const std::string module = name.substr(0, name.rfind('.'));
-    if (!name.starts_with("model.layers.") || !name.ends_with("_proj.weight")) {
+    if (!name.starts_with("model.layers.") || !linears_.contains(name)) {
       loader_.checkpoint().tensor_f32_rows(name, begin, count, out);
       return;
     }
@@ -42,6 +47,7 @@ class MergedRows {
  private:
   const model::BlockLoader& loader_;
   const MergedWeights& weights_;
+  std::set<std::string> linears_;
   std::string module_;
   Tensor matrix_;
 };
@@ -80,7 +86,7 @@ std::vector<LinearReport> read_back_gguf(const CandidateInput& input, const Merg
   const io::Checkpoint written(file, io::GgufRounding::kNone);
   std::vector<LinearReport> reports;
   for (const GgufPlanEntry& entry : plan_gguf(input.loader.config(), gguf_options(input))) {
-    if (!entry.name.ends_with("_proj.weight")) continue;
+    if (entry.role != io::TensorRole::kLinear) continue;
     check_stop_request();
     const std::string module = entry.name.substr(0, entry.name.rfind('.'));
     const Tensor original = weights.weight(module);

@@ -10,9 +10,11 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "exporter/gguf_tokenizer.h"
+#include "io/family.h"
 #include "io/float_convert.h"
 #include "io/gguf_dequant.h"
-#include "io/llama_layout.h"
+#include "io/gguf_family.h"
+#include "io/tensor_layout.h"
 #include "quant/gguf_blocks_math.h"
 
 namespace qlora::exporter {
@@ -24,6 +26,8 @@ constexpr int64_t kChunkElements = int64_t{4} << 20;
 constexpr float kMostF16 = 65504.0f;
 constexpr uint32_t kQuantizationVersion = 2;
 constexpr const char* kFrequencies = "rope_freqs.weight";
+constexpr const char* kLongFactors = "rope_factors_long.weight";
+constexpr const char* kShortFactors = "rope_factors_short.weight";
 
 /// general.file_type, as llama.cpp numbers them. On disk: do not renumber.
 uint32_t file_type(GgmlType type) {
@@ -63,26 +67,61 @@ std::vector<float> llama3_factors(const io::HfConfig& config) {
   return factors;
 }
 
-void add_rope(const io::HfConfig& config, io::GgufMetadata& metadata) {
+/// Adds keys under the family's name.
+class FamilyKeys {
+ public:
+  FamilyKeys(const char* family, io::GgufMetadata& metadata)
+      : family_(family), metadata_(metadata) {}
+  template <class T>
+  void add(const char* key, T value) {
+    metadata_.add(fmt::format("{}.{}", family_, key), value);
+  }
+  void count(const char* key, int64_t value) { add(key, static_cast<uint32_t>(value)); }
+  void number(const char* key, double value) { add(key, static_cast<float>(value)); }
+
+ private:
+  const char* family_;
+  io::GgufMetadata& metadata_;
+};
+
+void add_rope(const io::HfConfig& config, FamilyKeys& keys) {
   const io::RopeParameters& rope = config.rope;
-  metadata.add("llama.rope.dimension_count", static_cast<uint32_t>(config.head_dim));
-  metadata.add("llama.rope.freq_base", static_cast<float>(rope.theta));
+  keys.count("rope.dimension_count", rope.rotary_dim(config.head_dim));
+  keys.number("rope.freq_base", rope.theta);
   if (rope.type == io::RopeType::kDefault || rope.type == io::RopeType::kLlama3) return;
   QLORA_CHECK(rope.type != io::RopeType::kDynamic, FormatError,
               "[export] the rotary scaling is dynamic, which GGUF has no keys for; choose another "
               "format");
+  if (rope.type == io::RopeType::kLongrope) {
+    keys.count("rope.scaling.original_context_length", rope.original_max_position_embeddings);
+    const double length = static_cast<double>(rope.original_max_position_embeddings);
+    const double usual =
+        rope.factor <= 1 ? 1 : std::sqrt(1 + std::log(rope.factor) / std::log(length));
+    keys.number("rope.scaling.attn_factor", rope.attention_factor.value_or(usual));
+    return;
+  }
   const bool is_linear = rope.type == io::RopeType::kLinear;
-  metadata.add("llama.rope.scaling.type", is_linear ? "linear" : "yarn");
-  metadata.add("llama.rope.scaling.factor", static_cast<float>(rope.factor));
+  keys.add("rope.scaling.type", is_linear ? "linear" : "yarn");
+  keys.number("rope.scaling.factor", rope.factor);
   if (is_linear) return;
   QLORA_CHECK(!rope.mscale && !rope.mscale_all_dim && !rope.attention_factor && rope.truncate,
               FormatError,
               "[export] the yarn scaling sets mscale, attention_factor or truncate, which GGUF has "
               "no keys for; choose another format");
-  metadata.add("llama.rope.scaling.original_context_length",
-               static_cast<uint32_t>(rope.original_max_position_embeddings));
-  metadata.add("llama.rope.scaling.yarn_beta_fast", static_cast<float>(rope.beta_fast));
-  metadata.add("llama.rope.scaling.yarn_beta_slow", static_cast<float>(rope.beta_slow));
+  keys.count("rope.scaling.original_context_length", rope.original_max_position_embeddings);
+  keys.number("rope.scaling.yarn_beta_fast", rope.beta_fast);
+  keys.number("rope.scaling.yarn_beta_slow", rope.beta_slow);
+}
+
+/// Vectors of the rotary scaling that stand beside the weights.
+std::vector<std::pair<const char*, std::vector<float>>> rope_tensors(const io::HfConfig& config) {
+  const io::RopeParameters& rope = config.rope;
+  const auto floats = [](const std::vector<double>& values) {
+    return std::vector<float>(values.begin(), values.end());
+  };
+  if (rope.type == io::RopeType::kLlama3) return {{kFrequencies, llama3_factors(config)}};
+  if (rope.type != io::RopeType::kLongrope) return {};
+  return {{kLongFactors, floats(rope.long_factor)}, {kShortFactors, floats(rope.short_factor)}};
 }
 
 void check_range(const float* w, int64_t count) {
@@ -109,8 +148,11 @@ void encode_blocks(const float* w, int64_t count, int64_t per_block, std::byte* 
 }
 
 /// Rows of one tensor at a time: whole heads where llama.cpp's row order differs.
-void write_tensor(const GgufPlanEntry& entry, int64_t head_dim, const RowSource& source,
+void write_tensor(const GgufPlanEntry& entry, const io::HfConfig& config, const RowSource& source,
                   io::GgufWriter& writer) {
+  const int64_t head_dim = config.head_dim;
+  const bool is_norm = entry.role == io::TensorRole::kNorm;
+  const auto offset = static_cast<float>(is_norm ? config.arch.norm_offset : 0);
   const auto& shape = entry.out.shape;
   const bool is_vector = shape.size() == 1;
   const int64_t rows = is_vector ? 1 : shape[0], columns = shape.back();
@@ -123,6 +165,7 @@ void write_tensor(const GgufPlanEntry& entry, int64_t head_dim, const RowSource&
     const int64_t count = std::min(step, rows - begin), elements = count * columns;
     values.resize(static_cast<size_t>(elements));
     source(entry.name, begin, count, values.data());
+    for (size_t i = 0; offset != 0 && i < values.size(); ++i) values[i] += offset;
     if (entry.rope_permuted) {  // a bias is one row of single numbers
       const int64_t units = is_vector ? columns : count, width = is_vector ? 1 : columns;
       permuted.resize(values.size());
@@ -167,37 +210,48 @@ void encode_ggml(GgmlType type, const float* w, int64_t count, std::byte* out) {
 
 std::vector<GgufPlanEntry> plan_gguf(const io::HfConfig& config, const GgufExportOptions& options) {
   std::vector<GgufPlanEntry> plan;
-  for (const io::ExpectedTensor& tensor : io::llama_tensors(config)) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(config)) {
     const bool is_embedding =
         tensor.gguf_name == "token_embd.weight" || tensor.gguf_name == "output.weight";
     const GgmlType type = tensor.shape.size() == 1
                               ? GgmlType::kF32
                               : fitting_type(is_embedding ? options.embedding_type : options.type,
                                              tensor.shape.back());
-    plan.push_back({tensor.name, {tensor.gguf_name, type, tensor.shape}, tensor.rope_permuted});
+    plan.push_back(
+        {tensor.name, {tensor.gguf_name, type, tensor.shape}, tensor.rope_permuted, tensor.role});
   }
   return plan;
 }
 
 io::GgufMetadata gguf_model_metadata(const io::HfConfig& config, const GgufExportOptions& options) {
-  const auto u32 = [](int64_t value) { return static_cast<uint32_t>(value); };
+  const char* family = io::gguf_family_of(config).name;
   io::GgufMetadata metadata;
-  metadata.add("general.architecture", "llama");
+  metadata.add("general.architecture", family);
   metadata.add("general.type", "model");
   if (!options.name.empty()) metadata.add("general.name", options.name);
   metadata.add("general.file_type", file_type(options.type));
   metadata.add("general.quantization_version", kQuantizationVersion);
-  metadata.add("llama.block_count", u32(config.num_hidden_layers));
-  metadata.add("llama.context_length", u32(config.max_position_embeddings));
-  metadata.add("llama.embedding_length", u32(config.hidden_size));
-  metadata.add("llama.feed_forward_length", u32(config.intermediate_size));
-  metadata.add("llama.attention.head_count", u32(config.num_attention_heads));
-  metadata.add("llama.attention.head_count_kv", u32(config.num_key_value_heads));
-  metadata.add("llama.attention.key_length", u32(config.head_dim));
-  metadata.add("llama.attention.value_length", u32(config.head_dim));
-  metadata.add("llama.attention.layer_norm_rms_epsilon", static_cast<float>(config.rms_norm_eps));
-  metadata.add("llama.vocab_size", u32(config.vocab_size));
-  add_rope(config, metadata);
+  FamilyKeys keys(family, metadata);
+  keys.count("block_count", config.num_hidden_layers);
+  keys.count("context_length", config.max_position_embeddings);
+  keys.count("embedding_length", config.hidden_size);
+  keys.count("feed_forward_length", config.intermediate_size);
+  keys.count("attention.head_count", config.num_attention_heads);
+  keys.count("attention.head_count_kv", config.num_key_value_heads);
+  keys.count("attention.key_length", config.head_dim);
+  keys.count("attention.value_length", config.head_dim);
+  keys.number("attention.layer_norm_rms_epsilon", config.rms_norm_eps);
+  keys.count("vocab_size", config.vocab_size);
+  if (const int64_t window = io::window_of(config); window > 0 && config.model_type != "mistral") {
+    keys.count("attention.sliding_window", window);
+  }
+  if (config.arch.attention_softcap > 0) {
+    keys.number("attn_logit_softcapping", config.arch.attention_softcap);
+  }
+  if (config.arch.logit_softcap > 0) {
+    keys.number("final_logit_softcapping", config.arch.logit_softcap);
+  }
+  add_rope(config, keys);
   return metadata;
 }
 
@@ -210,16 +264,17 @@ void write_gguf(const std::filesystem::path& file, const io::HfConfig& config,
   const std::vector<GgufPlanEntry> plan = plan_gguf(config, options);
   std::vector<io::GgufWriter::Entry> layout;
   for (const GgufPlanEntry& entry : plan) layout.push_back(entry.out);
-  const bool has_factors = config.rope.type == io::RopeType::kLlama3;
-  if (has_factors) layout.push_back({kFrequencies, GgmlType::kF32, {config.head_dim / 2}});
+  const auto factors = rope_tensors(config);
+  for (const auto& [name, values] : factors) {
+    layout.push_back({name, GgmlType::kF32, {static_cast<int64_t>(values.size())}});
+  }
 
   io::GgufWriter writer(file, metadata, std::move(layout));
-  if (has_factors) {
-    const std::vector<float> factors = llama3_factors(config);
-    writer.append(kFrequencies, std::as_bytes(std::span(factors)));
+  for (const auto& [name, values] : factors) {
+    writer.append(name, std::as_bytes(std::span(values)));
   }
   for (size_t i = 0; i < plan.size(); ++i) {
-    write_tensor(plan[i], config.head_dim, rows, writer);
+    write_tensor(plan[i], config, rows, writer);
     log.live(fmt::format("gguf: tensor {} of {}", i + 1, plan.size()));
   }
   writer.commit();

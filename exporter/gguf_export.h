@@ -10,6 +10,7 @@
 #include "io/ggml_type.h"
 #include "io/gguf_writer.h"
 #include "io/hf_config.h"
+#include "io/tensor_layout.h"
 
 namespace qlora::exporter {
 
@@ -29,14 +30,16 @@ struct GgufPlanEntry {
   std::string name;           // Hugging Face
   io::GgufWriter::Entry out;  // llama.cpp's name and shape, the type that the rows allow
   bool rope_permuted = false;
+  io::TensorRole role = io::TensorRole::kLinear;
 };
 
 /// Tensors in llama.cpp's order. Matrices whose rows are no whole blocks of the type get Q8_0, or
 /// F16 where that does not fit either; vectors are F32.
 std::vector<GgufPlanEntry> plan_gguf(const io::HfConfig& config, const GgufExportOptions& options);
 
-/// general.* and llama.* of a config.
-///   throws    FormatError for rotary scaling that GGUF has no keys for
+/// general.* and the family's keys of a config.
+///   throws    FormatError for a family that llama.cpp does not have, or computes otherwise
+///             (io/gguf_family.h), and for rotary scaling that GGUF has no keys for
 io::GgufMetadata gguf_model_metadata(const io::HfConfig& config, const GgufExportOptions& options);
 
 /// Encodes whole blocks, in parallel.

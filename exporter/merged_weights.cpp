@@ -24,7 +24,7 @@ std::optional<lora::Adapter> adapter_of(const lora::PeftAdapter& file, const std
 void check_adapter(const lora::PeftAdapter& adapter, const model::BlockLoader& loader) {
   std::vector<std::string> known;
   for (int64_t i = 0; i < loader.block_count(); ++i) {
-    for (auto& name : model::BlockLoader::linear_names(i)) known.push_back(std::move(name));
+    for (auto& name : loader.linear_names(i)) known.push_back(std::move(name));
   }
   for (const auto& [module, matrices] : adapter.modules) {
     if (std::find(known.begin(), known.end(), module) == known.end()) {

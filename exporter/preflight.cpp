@@ -12,8 +12,9 @@
 #include "exporter/gguf_export.h"
 #include "exporter/kernel_rules.h"
 #include "exporter/module_patterns.h"
-#include "io/llama_layout.h"
+#include "io/gguf_family.h"
 #include "io/temporary.h"
+#include "io/tensor_layout.h"
 
 namespace qlora::exporter {
 namespace {
@@ -23,7 +24,7 @@ using F = ExportFormat;
 constexpr std::array<int64_t, 3> kGroupSizes = {128, 64, 32};
 
 bool is_linear(const io::ExpectedTensor& tensor) {
-  return tensor.shape.size() == 2 && tensor.name != "model.embed_tokens.weight";
+  return tensor.role == io::TensorRole::kLinear || tensor.role == io::TensorRole::kHead;
 }
 
 std::string module_of(const std::string& tensor) {
@@ -46,7 +47,7 @@ std::vector<std::string> keys_of(const std::map<std::string, T>& map) {
 /// All linears; a group size of 0 is still to be decided.
 std::vector<ModuleGrid> linears(const io::HfConfig& config) {
   std::vector<ModuleGrid> modules;
-  for (const io::ExpectedTensor& tensor : io::llama_tensors(config)) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(config)) {
     if (is_linear(tensor)) {
       modules.push_back({.name = module_of(tensor.name),
                          .rows = tensor.shape[0],
@@ -69,6 +70,24 @@ void check_lm_head(const io::HfConfig& config, const GridOptions& o, const Resol
               name_of(grid.format));
   result.warnings.push_back(
       "quantize_lm_head: vLLM and GPTQModel read a quantized lm_head, transformers fails on it");
+}
+
+/// What of a mixture of experts can be written.
+void check_experts(const io::HfConfig& config, const ResolvedGrid& grid, Preflight& result) {
+  const auto has = [](const io::BlockKind& block) { return block.has_experts; };
+  if (std::none_of(config.arch.blocks.begin(), config.arch.blocks.end(), has)) return;
+  const bool is_written =
+      grid.format != F::kGguf && grid.format != F::kNf4 && !grid.needs_calibration();
+  QLORA_CHECK(
+      is_written, ConfigError,
+      "[export] {} is a mixture of experts, and {} is not made of one; allowed: "
+      "quantization_type none in the format hf, and rtn or fp8 in the formats gptq, awq and "
+      "compressed-tensors",
+      config.architecture, describe(grid));
+  if (!grid.is_quantized()) return;
+  result.warnings.push_back(
+      "the experts are written one by one, as vLLM reads them; transformers 5 holds those of a "
+      "block in one tensor and does not read quantized ones");
 }
 
 void check_override(const ResolvedGrid& grid, int64_t bits, const std::string& pattern) {
@@ -166,6 +185,10 @@ void decide_groups(Preflight& result) {
 void decide_gguf(const io::HfConfig& config, Preflight& result) {
   ResolvedGrid& grid = result.grid;
   if (grid.format != F::kGguf) return;
+  io::gguf_family_of(config);
+  if (const std::string difference = io::gguf_difference(config); !difference.empty()) {
+    result.warnings.push_back(difference);
+  }
   const auto fits = [&](int64_t block) {
     return std::all_of(result.modules.begin(), result.modules.end(),
                        [&](const ModuleGrid& m) { return m.cols % block == 0; });
@@ -180,7 +203,7 @@ void decide_gguf(const io::HfConfig& config, Preflight& result) {
   std::set<std::string> replaced;
   for (const GgufPlanEntry& entry : plan_gguf(config, {.type = ggml_type(grid.gguf_type)})) {
     if (entry.out.shape.size() != 2 || entry.out.type == ggml_type(grid.gguf_type)) continue;
-    if (entry.name == "model.embed_tokens.weight" || entry.name == "lm_head.weight") continue;
+    if (entry.role != io::TensorRole::kLinear) continue;
     replaced.insert(fmt::format("{} columns as {}", entry.out.shape[1],
                                 io::ggml_type_info(entry.out.type).name));
   }
@@ -207,7 +230,7 @@ uint64_t estimate_bytes(const io::HfConfig& config, const Preflight& result) {
   uint64_t bytes = 0;
   std::map<std::string, const ModuleGrid*> by_name;
   for (const ModuleGrid& m : result.modules) by_name[m.name] = &m;
-  for (const io::ExpectedTensor& tensor : io::llama_tensors(config)) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(config)) {
     uint64_t elements = 1;
     for (const int64_t size : tensor.shape) elements *= static_cast<uint64_t>(size);
     const auto found = is_linear(tensor) ? by_name.find(module_of(tensor.name)) : by_name.end();
@@ -246,6 +269,7 @@ Preflight preflight(const io::HfConfig& config, const GridOptions& options) {
   Preflight result;
   result.grid = resolve_grid(options);
   result.modules = linears(config);
+  check_experts(config, result.grid, result);
   check_lm_head(config, options, result.grid, result);
   apply_patterns(options, result.grid, result.modules);
   decide_gguf(config, result);

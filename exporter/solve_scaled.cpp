@@ -1,3 +1,5 @@
+#include <ATen/ops/cat.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/where.h>
 
@@ -12,6 +14,7 @@ namespace qlora::exporter {
 
 namespace {
 
+using io::LinearSlot;
 using torch::Tensor;
 
 /// Statistics at the four sites of the block with its original weights, and the scales by which the
@@ -59,14 +62,17 @@ void multiply_columns(BlockWork& block, Site site, const Tensor& s) {
   for (LinearWork* work : block.at(site)) work->weight = work->weight * s;
 }
 
-/// Divides the rows of a linear, and its bias.
+/// Divides the last rows of a linear, and their bias: all of v or up, or their part of a fused
+/// matrix, where they stand last.
 void divide_rows(LinearWork& work, const Tensor& s) {
-  work.weight = work.weight / s.unsqueeze(1);
+  const int64_t before = work.weight.size(0) - s.size(0);
+  const Tensor factors = before == 0 ? s : at::cat({at::ones({before}, s.options()), s});
+  work.weight = work.weight / factors.unsqueeze(1);
   // The error of a row counts as much as before: what it feeds is multiplied by s.
-  work.original = work.original / s.unsqueeze(1);
+  work.original = work.original / factors.unsqueeze(1);
   const Tensor& bias = work.linear->bias();
   if (bias.defined()) {
-    *work.linear = lora::LoraLinear(work.linear->name(), work.linear->weight(), bias / s);
+    *work.linear = lora::LoraLinear(work.linear->name(), work.linear->weight(), bias / factors);
   }
 }
 
@@ -94,10 +100,11 @@ Tensor awq_site(BlockWork& block, const ScaledSites& sites, Site site,
   return found.scales;
 }
 
-/// Where the output features of `from` are the inputs of the linears at `site` one by one.
+/// Where the last `rows` output features of `from` are the inputs of the linears at `site` one by
+/// one.
 void scale_linear_site(BlockWork& block, ScaledSites& sites, Site site, LinearWork& from,
-                       const quant::AwqOptions& options) {
-  if (from.weight.size(0) != block.at(site).front()->weight.size(1)) return;
+                       int64_t rows, const quant::AwqOptions& options) {
+  if (rows != block.at(site).front()->weight.size(1)) return;
   const Tensor s = awq_site(block, sites, site, options);
   if (!s.defined()) return;
   divide_rows(from, s);
@@ -105,8 +112,9 @@ void scale_linear_site(BlockWork& block, ScaledSites& sites, Site site, LinearWo
   multiply_columns(block, site, s);
 }
 
-bool is_query_or_key(const LinearWork& work) {
-  return work.report.module.ends_with("q_proj") || work.report.module.ends_with("k_proj");
+bool has_query_or_key(const LinearWork& work) {
+  return work.slot == LinearSlot::kQuery || work.slot == LinearSlot::kKey ||
+         work.slot == LinearSlot::kQkv;
 }
 
 void round_all(BlockWork& block, const ScaledSites& sites, const quant::AwqOptions* clip) {
@@ -121,7 +129,7 @@ void round_all(BlockWork& block, const ScaledSites& sites, const quant::AwqOptio
       }
       Tensor weight = work->weight;
       // Queries and keys multiply each other: cutting their outliers costs more than it shows here.
-      if (clip != nullptr && clip->clip && !is_query_or_key(*work)) {
+      if (clip != nullptr && clip->clip && !has_query_or_key(*work)) {
         weight = quant::clipped(weight, quant::awq_clip(weight, statistics, *work->grid, *clip));
       }
       const quant::AffineTensor rounded = quant::quantize_affine(weight, *work->grid);
@@ -146,9 +154,13 @@ ScaledSites scale_for_awq(BlockWork& block, const ExportOptions& options, Calibr
     if (s.defined()) scale_norm_site(block, sites, site, norm, s);
   };
   scale_norm(Site::kAttentionIn, block.block.input_norm);
-  scale_linear_site(block, sites, Site::kAttentionOut, block.named("v_proj"), options.awq);
+  const io::HfConfig& c = block.config();
+  scale_linear_site(block, sites, Site::kAttentionOut,
+                    *block.with(LinearSlot::kValue, LinearSlot::kQkv),
+                    c.num_key_value_heads * c.head_dim, options.awq);
   scale_norm(Site::kMlpIn, block.block.attention_norm);
-  scale_linear_site(block, sites, Site::kMlpOut, block.named("up_proj"), options.awq);
+  scale_linear_site(block, sites, Site::kMlpOut, *block.with(LinearSlot::kUp, LinearSlot::kGateUp),
+                    c.intermediate_size, options.awq);
   return sites;
 }
 

@@ -37,6 +37,7 @@ StageMeter::Measured StageMeter::run(StageResult stage, const model::BlockLoader
                                                          "measuring " + measured.stage.name);
   measured.stage.tokens_per_second = static_cast<double>(targets_.size()) / watch.seconds();
   measured.states.lm_head = loader.lm_head(loader.embedding());
+  measured.states.logit_softcap = loader.config().arch.logit_softcap;
   measured.stage.peak_memory_bytes = peak_rss_bytes();
   return measured;
 }

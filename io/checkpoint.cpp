@@ -7,10 +7,10 @@
 #include "core/parallel.h"
 #include "io/float_convert.h"
 #include "io/foreign_text.h"
+#include "io/gguf_config.h"
 #include "io/gguf_dequant.h"
-#include "io/gguf_llama.h"
-#include "io/llama_layout.h"
 #include "io/sha256.h"
+#include "io/tensor_layout.h"
 
 namespace qlora::io {
 namespace fs = std::filesystem;
@@ -77,7 +77,39 @@ void Checkpoint::open_directory() {
   config_ = read_hf_config(path_ / "config.json");
   quantization_ = find_quantization_config(path_, config_.quantization_config);
   safetensors_ = std::make_unique<SafetensorsReader>(quantization_ ? weights_path(path_) : path_);
-  for (ExpectedTensor& expected : llama_tensors(config_)) add_directory_tensor(std::move(expected));
+  for (ExpectedTensor& expected : model_tensors(config_)) add_directory_tensor(std::move(expected));
+}
+
+std::string Checkpoint::stored_name(const std::string& name) const {
+  constexpr std::string_view kModel = "model.";
+  std::vector<std::string> names = {name, "language_model." + name};
+  if (name.starts_with(kModel)) {
+    names.push_back("model.language_model." + name.substr(kModel.size()));
+  }
+  for (const std::string& candidate : names) {
+    const std::string module = candidate.substr(0, candidate.rfind('.'));
+    const bool is_there = safetensors_->find(candidate) != nullptr ||
+                          safetensors_->find(module + ".qweight") != nullptr ||
+                          safetensors_->find(module + ".weight_packed") != nullptr;
+    if (is_there) return candidate;
+  }
+  return name;
+}
+
+void Checkpoint::check_tied_weights() const {
+  if (!config_.tie_word_embeddings || !safetensors_) return;
+  const TensorView* head = safetensors_->find(stored_name("lm_head.weight"));
+  const TensorView* embedding = entry("model.embed_tokens.weight").hf;
+  if (head == nullptr || embedding == nullptr) return;
+  const bool equal = head->dtype == embedding->dtype && head->shape == embedding->shape &&
+                     std::equal(head->bytes.begin(), head->bytes.end(), embedding->bytes.begin(),
+                                embedding->bytes.end());
+  safetensors_->release(*head);
+  safetensors_->release(*embedding);
+  QLORA_CHECK(equal, FormatError,
+              "[io] {}: the config ties the output matrix to the embedding, but '{}' holds other "
+              "numbers than '{}'; set tie_word_embeddings to false in config.json",
+              path_.string(), head->name, embedding->name);
 }
 
 void Checkpoint::add_directory_tensor(ExpectedTensor expected) {
@@ -86,8 +118,11 @@ void Checkpoint::add_directory_tensor(ExpectedTensor expected) {
   const std::string& name = names_.back();
   Entry& entry = entries_[name];
   entry.shape = std::move(expected.shape);
-  if (quantization_ && entry.shape.size() == 2 && name != "model.embed_tokens.weight") {
-    const std::string module = name.substr(0, name.size() - kWeight.size());
+  const std::string stored = stored_name(name);
+  const bool may_be_packed =
+      expected.role == TensorRole::kLinear || expected.role == TensorRole::kHead;
+  if (quantization_ && may_be_packed) {
+    const std::string module = stored.substr(0, stored.size() - kWeight.size());
     const auto form = quantization_->form_of(module);
     // Skip lists leave modules out that the tensors show best.
     if (form && find_plain_weight(*safetensors_, module) == nullptr) {
@@ -96,7 +131,7 @@ void Checkpoint::add_directory_tensor(ExpectedTensor expected) {
       return;
     }
   }
-  const TensorView& tensor = safetensors_->at(name);
+  const TensorView& tensor = safetensors_->at(stored);
   check_shape(path_.string(), name, tensor.shape, entry.shape);
   const bool plain =
       is_float(tensor.dtype) &&
@@ -109,8 +144,11 @@ void Checkpoint::add_directory_tensor(ExpectedTensor expected) {
 
 void Checkpoint::open_gguf() {
   gguf_ = std::make_unique<GgufReader>(path_);
-  config_ = gguf_llama_config(*gguf_);
-  for (ExpectedTensor& expected : llama_tensors(config_)) {
+  config_ = gguf_config(*gguf_);
+  for (ExpectedTensor& expected : model_tensors(config_)) {
+    QLORA_CHECK(!expected.gguf_name.empty(), FormatError,
+                "[io] {}: GGUF files of {} are not read; give the Hugging Face folder",
+                path_.string(), config_.architecture);
     const GgufTensor* tensor = gguf_->find_tensor(expected.gguf_name);
     QLORA_CHECK(tensor != nullptr, FormatError, "[io] {}: tensor '{}' is missing", path_.string(),
                 expected.gguf_name);
@@ -123,7 +161,9 @@ void Checkpoint::open_gguf() {
                 "Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K",
                 path_.string(), expected.gguf_name, info.name);
     names_.push_back(expected.name);
-    entries_[expected.name] = {std::move(expected.shape), nullptr, tensor, expected.rope_permuted};
+    const bool is_norm = expected.role == TensorRole::kNorm;
+    entries_[expected.name] = {std::move(expected.shape), nullptr, tensor, expected.rope_permuted,
+                               is_norm ? config_.arch.norm_offset : 0};
   }
 }
 
@@ -182,6 +222,9 @@ void Checkpoint::tensor_f32_rows(std::string_view name, int64_t row_begin, int64
       gguf_->read_f32_rows(*entry.gguf, gguf_rope_row(row_begin + row, config_.head_dim), 1,
                            out + row * columns);
     }
+  }
+  for (int64_t i = 0; entry.offset != 0 && i < row_count * columns; ++i) {
+    out[i] -= static_cast<float>(entry.offset);
   }
   if (rounding_ == GgufRounding::kBf16) round_to_bf16(out, row_count * columns);
 }

@@ -73,6 +73,12 @@ class Checkpoint {
   /// Tells the system that the tensor's pages are no longer needed.
   void release(std::string_view name) const;
 
+  /// Where the embeddings are tied, a file may hold the output matrix all the same; it has to be
+  /// the embedding then.
+  ///   throws    FormatError where it holds other numbers
+  ///   cost      reads both matrices where both are there, else nothing
+  void check_tied_weights() const;
+
   /// Key for caches made from this source: covers every byte of config and weights and the
   /// rounding.
   ///   cost      reads all files once, on all threads (about 1.5 GB/s a thread with SHA
@@ -85,11 +91,14 @@ class Checkpoint {
     const TensorView* hf = nullptr;  // one of the three is set
     const GgufTensor* gguf = nullptr;
     bool rope_permuted = false;
+    double offset = 0;  // GGUF files hold the norms with it
     std::shared_ptr<const QuantizedModule> quantized = nullptr;
   };
 
   void open_directory();
   void add_directory_tensor(ExpectedTensor expected);
+  /// The name in the files: checkpoints that hold an image part too put a prefix before it.
+  std::string stored_name(const std::string& name) const;
   void open_gguf();
   const Entry& entry(std::string_view name) const;
 

@@ -1,11 +1,14 @@
 #include "io/hf_config.h"
 
-#include <algorithm>
-#include <array>
+#include <fmt/ranges.h>
+
+#include <cmath>
 
 #include "core/error.h"
 #include "io/atomic_file.h"
+#include "io/family.h"
 #include "io/foreign_text.h"
+#include "io/hf_config_check.h"
 #include "io/hf_rope.h"
 #include "io/json_object.h"
 #include "io/strict_json.h"
@@ -15,29 +18,52 @@ namespace {
 
 constexpr uint64_t kConfigLimitBytes = 16 << 20;
 
-struct Family {
-  const char* architecture;
-  const char* model_type;
-};
-constexpr std::array kFamilies = {Family{"LlamaForCausalLM", "llama"}};
+constexpr const char* kMultimodalType = "gemma3";
+constexpr const char* kMultimodalArchitecture = "Gemma3ForConditionalGeneration";
+
+/// The one name in `architectures`, or nothing.
+std::string architecture_of(const JsonObject& config) {
+  const nlohmann::json* names = config.find("architectures");
+  if (names == nullptr) return "";
+  const bool one = names->is_array() && names->size() == 1 && names->front().is_string();
+  if (!one) config.fail("architectures", *names, "a list of one name");
+  return names->front().get<std::string>();
+}
 
 /// The family that `architectures` and `model_type` name together; one of the two is enough.
 const Family& family_of(const JsonObject& config) {
   const std::string model_type = config.text("model_type").value_or("");
-  std::string architecture;
-  if (const nlohmann::json* names = config.find("architectures")) {
-    const bool one = names->is_array() && names->size() == 1 && names->front().is_string();
-    if (!one) config.fail("architectures", *names, "a list of one name");
-    architecture = names->front().get<std::string>();
-  }
-  for (const Family& family : kFamilies) {
-    const bool by_name = architecture.empty() || architecture == family.architecture;
-    const bool by_type = model_type.empty() || model_type == family.model_type;
-    if (by_name && by_type && !(architecture.empty() && model_type.empty())) return family;
+  const std::string architecture = architecture_of(config);
+  for (const Family* family : known_families()) {
+    const bool by_name = architecture.empty() || architecture == family->architecture;
+    const bool by_type = model_type.empty() || model_type == family->model_type;
+    if (by_name && by_type && !(architecture.empty() && model_type.empty())) return *family;
   }
   throw FormatError(fmt::format(
       "[io] {}: architecture {} of model_type {} is not known; known are {}", config.where(),
       quote(architecture), quote(model_type), fmt::join(known_architectures(), ", ")));
+}
+
+/// The text part of a multimodal config.json, with what stands above it for both parts; any other
+/// config.json as it is.
+nlohmann::json text_part(nlohmann::json json, const std::string& where) {
+  const JsonObject object(json, where);
+  if (object.text("model_type") != kMultimodalType) return json;
+  const std::string architecture = architecture_of(object);
+  const nlohmann::json* found = object.find("text_config");
+  if (found == nullptr || !(architecture.empty() || architecture == kMultimodalArchitecture))
+    return json;
+  if (!found->is_object()) object.fail("text_config", *found, "an object");
+  nlohmann::json text = *found;
+  for (const char* key : {"eos_token_id", "bos_token_id", "pad_token_id", "quantization_config"}) {
+    if (json.contains(key)) text[key] = json[key];
+  }
+  for (const char* key : {"tie_word_embeddings", "dtype", "torch_dtype"}) {
+    if (!text.contains(key) && json.contains(key)) text[key] = json[key];
+  }
+  text["architectures"] = {kGemma3Family.architecture};
+  text["model_type"] = kGemma3Family.model_type;
+  return text;
 }
 
 /// An id, or nothing where it is null or negative (old files write -1 for "none").
@@ -48,10 +74,11 @@ std::optional<int64_t> token_id(const JsonObject& config, const char* key,
   return id && *id >= 0 ? id : std::nullopt;
 }
 
-std::vector<int64_t> eos_ids(const JsonObject& config) {
+std::vector<int64_t> eos_ids(const JsonObject& config, const std::vector<int64_t>& if_absent) {
+  if (!config.stands("eos_token_id")) return if_absent;
   const nlohmann::json* value = config.find("eos_token_id");
   if (value == nullptr || !value->is_array()) {
-    const auto id = token_id(config, "eos_token_id", 2);
+    const auto id = token_id(config, "eos_token_id", std::nullopt);
     return id ? std::vector<int64_t>{*id} : std::vector<int64_t>{};
   }
   std::vector<int64_t> ids;
@@ -69,107 +96,103 @@ std::string dtype_text(const JsonObject& config) {
   return text.starts_with("torch.") ? text.substr(6) : text;
 }
 
-void check(bool condition, std::string_view where, const char* key, int64_t value,
-           const std::string& allowed) {
-  QLORA_CHECK(condition, FormatError, "[io] {}: {} is {}, {} is allowed", where, key, value,
-              allowed);
+struct ActivationName {
+  const char* name;
+  Activation activation;
+};
+constexpr ActivationName kActivations[] = {{"silu", Activation::kSilu},
+                                           {"gelu_pytorch_tanh", Activation::kGeluTanh},
+                                           {"swish", Activation::kSilu},  // x * sigmoid(x) as well
+                                           {"gelu_new", Activation::kGeluTanh}};
+
+/// Gemma's newer key wins over the one of all families.
+Activation read_activation(const JsonObject& config, Activation if_absent) {
+  const char* key =
+      config.find("hidden_activation") != nullptr ? "hidden_activation" : "hidden_act";
+  const auto name = config.text(key);
+  if (!name) return if_absent;
+  for (const ActivationName& known : kActivations) {
+    if (*name == known.name) return known.activation;
+  }
+  throw FormatError(fmt::format("[io] {}: {} is {}, silu and gelu_pytorch_tanh are allowed",
+                                config.where(), key, quote(*name)));
 }
 
-void check_range(std::string_view where, const char* key, int64_t value, int64_t most) {
-  check(value >= 1 && value <= most, where, key, value, fmt::format("1 to {}", most));
+const char* name_of(Activation activation) {
+  return kActivations[static_cast<size_t>(activation)].name;
+}
+
+/// A size that the family has a usual value for, or that has to be there.
+int64_t read_size(const JsonObject& config, const char* key, int64_t if_absent) {
+  return if_absent > 0 ? config.integer(key).value_or(if_absent) : config.required_integer(key);
+}
+
+void read_sizes(const JsonObject& object, HfConfig& config) {
+  config.vocab_size = read_size(object, "vocab_size", config.vocab_size);
+  config.hidden_size = read_size(object, "hidden_size", config.hidden_size);
+  config.intermediate_size = read_size(object, "intermediate_size", config.intermediate_size);
+  config.num_hidden_layers = read_size(object, "num_hidden_layers", config.num_hidden_layers);
+  config.num_attention_heads = read_size(object, "num_attention_heads", config.num_attention_heads);
+  const int64_t kv = config.num_key_value_heads;
+  const bool is_usual = kv > 0 && !object.stands("num_key_value_heads");
+  config.num_key_value_heads =
+      is_usual ? kv : object.integer("num_key_value_heads").value_or(config.num_attention_heads);
+  check_sizes_of_blocks(config, object.where());
+  const auto head_dim = object.integer("head_dim");
+  if (head_dim || config.head_dim == 0) {
+    check_head_division(config, head_dim.has_value(), object.where());
+    config.head_dim = head_dim.value_or(config.hidden_size / config.num_attention_heads);
+  }
 }
 
 }  // namespace
 
+double HfConfig::query_scale() const {
+  return arch.query_scale > 0 ? arch.query_scale : 1 / std::sqrt(static_cast<double>(head_dim));
+}
+
 std::vector<std::string> known_architectures() {
   std::vector<std::string> names;
-  for (const Family& family : kFamilies)
-    names.push_back(fmt::format("{} ({})", family.architecture, family.model_type));
+  for (const Family* family : known_families())
+    names.push_back(fmt::format("{} ({})", family->architecture, family->model_type));
+  names.push_back(
+      fmt::format("the text part of {} ({})", kMultimodalArchitecture, kMultimodalType));
   return names;
 }
 
 HfConfig parse_hf_config(std::string_view text, std::string_view where) {
-  const nlohmann::json json = parse_strict_json(text, where);
+  const nlohmann::json json = text_part(parse_strict_json(text, where), std::string(where));
   const JsonObject object(json, std::string(where));
   const Family& family = family_of(object);
-  HfConfig config;
+  HfConfig config = family.defaults();
   config.architecture = family.architecture;
   config.model_type = family.model_type;
-  config.vocab_size = object.required_integer("vocab_size");
-  config.hidden_size = object.required_integer("hidden_size");
-  config.intermediate_size = object.required_integer("intermediate_size");
-  config.num_hidden_layers = object.required_integer("num_hidden_layers");
-  config.num_attention_heads = object.required_integer("num_attention_heads");
-  config.num_key_value_heads =
-      object.integer("num_key_value_heads").value_or(config.num_attention_heads);
-  check_range(where, "hidden_size", config.hidden_size, 1 << 20);
-  check_range(where, "num_attention_heads", config.num_attention_heads, 1 << 16);
-  const auto head_dim = object.integer("head_dim");
-  check(head_dim || config.hidden_size % config.num_attention_heads == 0, where, "hidden_size",
-        config.hidden_size,
-        fmt::format("without head_dim a multiple of num_attention_heads ({})",
-                    config.num_attention_heads));
-  config.head_dim = head_dim.value_or(config.hidden_size / config.num_attention_heads);
-  config.max_position_embeddings = object.integer("max_position_embeddings").value_or(2048);
+  read_sizes(object, config);
+  config.max_position_embeddings =
+      object.integer("max_position_embeddings").value_or(config.max_position_embeddings);
   config.rms_norm_eps = object.number("rms_norm_eps").value_or(config.rms_norm_eps);
-  check_range(where, "max_position_embeddings", config.max_position_embeddings, INT32_MAX);
-  config.rope = parse_rope(object, config.max_position_embeddings);
-  config.tie_word_embeddings = object.boolean("tie_word_embeddings").value_or(false);
-  config.attention_bias = object.boolean("attention_bias").value_or(false);
-  config.mlp_bias = object.boolean("mlp_bias").value_or(false);
-  config.hidden_act = object.text("hidden_act").value_or(config.hidden_act);
-  if (config.hidden_act == "swish") config.hidden_act = "silu";  // two names of x * sigmoid(x)
+  check_positions(config, where);
+  if (!family.has_layered_rope) {
+    config.rope = parse_rope(object, config.max_position_embeddings, config.rope);
+  }
+  config.tie_word_embeddings =
+      object.boolean("tie_word_embeddings").value_or(config.tie_word_embeddings);
+  config.arch.activation = read_activation(object, config.arch.activation);
   config.torch_dtype = dtype_text(object);
   config.initializer_range = object.number("initializer_range").value_or(config.initializer_range);
-  config.bos_token_id = token_id(object, "bos_token_id", 1);
-  config.pad_token_id = token_id(object, "pad_token_id", std::nullopt);
-  config.eos_token_ids = eos_ids(object);
+  config.bos_token_id = token_id(object, "bos_token_id", config.bos_token_id);
+  config.pad_token_id = token_id(object, "pad_token_id", config.pad_token_id);
+  config.eos_token_ids = eos_ids(object, config.eos_token_ids);
   if (const nlohmann::json* quantization = object.find("quantization_config")) {
     config.quantization_config = quantization->dump();
   }
+  family.read(object, config);
   validate(config, where);
   return config;
 }
 
 HfConfig read_hf_config(const std::filesystem::path& config_json) {
   return parse_hf_config(read_file(config_json, kConfigLimitBytes), config_json.string());
-}
-
-void validate(const HfConfig& config, std::string_view where) {
-  check_range(where, "vocab_size", config.vocab_size, INT32_MAX);
-  check_range(where, "hidden_size", config.hidden_size, 1 << 20);
-  check_range(where, "intermediate_size", config.intermediate_size, 1 << 24);
-  check_range(where, "num_hidden_layers", config.num_hidden_layers, 1 << 12);
-  check_range(where, "num_attention_heads", config.num_attention_heads, 1 << 16);
-  check_range(where, "num_key_value_heads", config.num_key_value_heads, config.num_attention_heads);
-  check(config.num_attention_heads % config.num_key_value_heads == 0, where, "num_key_value_heads",
-        config.num_key_value_heads,
-        fmt::format("a divisor of num_attention_heads ({})", config.num_attention_heads));
-  check(config.head_dim >= 2 && config.head_dim <= 1 << 16 && config.head_dim % 2 == 0, where,
-        "head_dim", config.head_dim, "an even number from 2 to 65536");
-  check_range(where, "max_position_embeddings", config.max_position_embeddings, INT32_MAX);
-  QLORA_CHECK(config.rms_norm_eps > 0 && config.rms_norm_eps <= 1, FormatError,
-              "[io] {}: rms_norm_eps is {}, above 0 up to 1 is allowed", where,
-              config.rms_norm_eps);
-  QLORA_CHECK(config.initializer_range >= 0 && config.initializer_range <= 1, FormatError,
-              "[io] {}: initializer_range is {}, 0 to 1 is allowed", where,
-              config.initializer_range);
-  QLORA_CHECK(config.hidden_act == "silu", FormatError,
-              "[io] {}: hidden_act is {}, silu is allowed", where, quote(config.hidden_act));
-  validate_rope(config.rope, std::string(where));
-  QLORA_CHECK(
-      config.rope.partial_rotary_factor == 1.0, FormatError,
-      "[io] {}: partial_rotary_factor is {}, but the Llama architecture rotates whole heads", where,
-      config.rope.partial_rotary_factor);
-  check(config.rope.type != RopeType::kDynamic || config.head_dim > 2, where, "head_dim",
-        config.head_dim, "with dynamic rope scaling 4 or more");
-  const std::string ids = fmt::format("below vocab_size ({})", config.vocab_size);
-  const auto check_id = [&](const char* key, int64_t id) {
-    check(id >= 0 && id < config.vocab_size, where, key, id, ids);
-  };
-  if (config.bos_token_id) check_id("bos_token_id", *config.bos_token_id);
-  if (config.pad_token_id) check_id("pad_token_id", *config.pad_token_id);
-  for (const int64_t id : config.eos_token_ids) check_id("eos_token_id", id);
 }
 
 nlohmann::json to_json(const HfConfig& config) {
@@ -188,9 +211,7 @@ nlohmann::json to_json(const HfConfig& config) {
                          {"max_position_embeddings", config.max_position_embeddings},
                          {"rms_norm_eps", config.rms_norm_eps},
                          {"tie_word_embeddings", config.tie_word_embeddings},
-                         {"attention_bias", config.attention_bias},
-                         {"mlp_bias", config.mlp_bias},
-                         {"hidden_act", config.hidden_act},
+                         {"hidden_act", name_of(config.arch.activation)},
                          {"initializer_range", config.initializer_range},
                          {"bos_token_id", optional(config.bos_token_id)},
                          {"pad_token_id", optional(config.pad_token_id)},
@@ -207,6 +228,7 @@ nlohmann::json to_json(const HfConfig& config) {
   if (!config.torch_dtype.empty()) json["dtype"] = json["torch_dtype"] = config.torch_dtype;
   if (!config.quantization_config.empty())
     json["quantization_config"] = nlohmann::json::parse(config.quantization_config);
+  family_named(config.model_type).write(config, json);
   return json;
 }
 

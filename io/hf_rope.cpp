@@ -9,18 +9,23 @@
 namespace qlora::io {
 namespace {
 
+constexpr const char* kOriginalLength = "original_max_position_embeddings";
+constexpr size_t kMostFactors = 1 << 15;  // half of the widest head
+
 struct RopeName {
   RopeType type;
   const char* name;
 };
-constexpr std::array<RopeName, 5> kNames = {{{RopeType::kDefault, "default"},
+constexpr std::array<RopeName, 6> kNames = {{{RopeType::kDefault, "default"},
                                              {RopeType::kLinear, "linear"},
                                              {RopeType::kDynamic, "dynamic"},
                                              {RopeType::kLlama3, "llama3"},
-                                             {RopeType::kYarn, "yarn"}}};
+                                             {RopeType::kYarn, "yarn"},
+                                             {RopeType::kLongrope, "longrope"}}};
 
 RopeType rope_type_of(const std::string& name, const std::string& where) {
   std::string known;
+  if (name == "su") return RopeType::kLongrope;  // its first name
   for (const RopeName& row : kNames) {
     if (name == row.name) return row.type;
     known += std::string(known.empty() ? "" : ", ") + row.name;
@@ -64,6 +69,56 @@ void parse_yarn(const JsonObject& object, int64_t max_position_embeddings, RopeP
   rope.truncate = object.boolean("truncate").value_or(true);
 }
 
+std::vector<double> factors(const JsonObject& object, const char* key) {
+  const nlohmann::json* list = object.find(key);
+  QLORA_CHECK(list != nullptr, FormatError, "[io] {}: {} is missing; a list of numbers is needed",
+              object.where(), key);
+  std::vector<double> values;
+  const bool fits = list->is_array() && !list->empty() && list->size() <= kMostFactors;
+  if (!fits) object.fail(key, *list, "a list of numbers");
+  for (const nlohmann::json& value : *list) {
+    if (!value.is_number()) object.fail(key, value, "a number");
+    values.push_back(value.get<double>());
+  }
+  return values;
+}
+
+void parse_longrope(const JsonObject& object, int64_t max_position_embeddings,
+                    RopeParameters& rope) {
+  rope.factor =
+      object.number("factor").value_or(static_cast<double>(max_position_embeddings) /
+                                       static_cast<double>(rope.original_max_position_embeddings));
+  rope.attention_factor = object.number("attention_factor");
+  rope.short_factor = factors(object, "short_factor");
+  rope.long_factor = factors(object, "long_factor");
+}
+
+/// What one object of parameters says, over what `rope` holds already.
+///   beside    original_max_position_embeddings next to the object: it wins over the one inside
+void parse_object(const JsonObject& object, std::optional<int64_t> beside,
+                  int64_t max_position_embeddings, RopeParameters& rope) {
+  rope.theta = object.number("rope_theta").value_or(rope.theta);
+  rope.partial_rotary_factor =
+      object.number("partial_rotary_factor").value_or(rope.partial_rotary_factor);
+  const auto type = object.text("rope_type");
+  rope.type = rope_type_of(type ? *type : object.text("type").value_or("default"), object.where());
+  const bool has_length = rope.type == RopeType::kLlama3 || rope.type == RopeType::kYarn ||
+                          rope.type == RopeType::kLongrope;
+  if (has_length) {
+    const auto inside = object.integer(kOriginalLength);
+    rope.original_max_position_embeddings =
+        beside ? *beside : inside.value_or(max_position_embeddings);
+    QLORA_CHECK(rope.original_max_position_embeddings > 0, FormatError,
+                "[io] {}: {} is {}, 1 or more is allowed", object.where(), kOriginalLength,
+                rope.original_max_position_embeddings);
+  }
+  if (rope.type == RopeType::kLinear || rope.type == RopeType::kDynamic)
+    rope.factor = object.required_number("factor");
+  if (rope.type == RopeType::kLlama3) parse_llama3(object, rope);
+  if (rope.type == RopeType::kYarn) parse_yarn(object, max_position_embeddings, rope);
+  if (rope.type == RopeType::kLongrope) parse_longrope(object, max_position_embeddings, rope);
+}
+
 void check(bool condition, const std::string& where, const char* key, double value,
            const char* allowed) {
   QLORA_CHECK(condition, FormatError, "[io] {}: rope {} is {}, {} is allowed", where, key, value,
@@ -72,9 +127,10 @@ void check(bool condition, const std::string& where, const char* key, double val
 
 }  // namespace
 
-RopeParameters parse_rope(const JsonObject& config, int64_t max_position_embeddings) {
+RopeParameters parse_rope(const JsonObject& config, int64_t max_position_embeddings,
+                          const RopeParameters& defaults) {
   RopeParameters rope;
-  rope.theta = config.number("rope_theta").value_or(rope.theta);
+  rope.theta = config.number("rope_theta").value_or(defaults.theta);
   rope.partial_rotary_factor = config.number("partial_rotary_factor").value_or(1.0);
   rope.original_max_position_embeddings = max_position_embeddings;
   std::string where;
@@ -88,38 +144,57 @@ RopeParameters parse_rope(const JsonObject& config, int64_t max_position_embeddi
         "[io] {}: {} holds parameters of its own; rotary parameters by layer type are not read",
         where, quote(key));
   }
-  rope.theta = object.number("rope_theta").value_or(rope.theta);
-  rope.partial_rotary_factor =
-      object.number("partial_rotary_factor").value_or(rope.partial_rotary_factor);
-  const auto type = object.text("rope_type");
-  rope.type = rope_type_of(type ? *type : object.text("type").value_or("default"), where);
-  if (rope.type == RopeType::kLlama3 || rope.type == RopeType::kYarn) {
-    const char* key =
-        "original_max_position_embeddings";  // beside the object it wins over the one inside
-    const auto inside = object.integer(key), beside = config.integer(key);
-    rope.original_max_position_embeddings =
-        beside ? *beside : inside.value_or(max_position_embeddings);
-    QLORA_CHECK(rope.original_max_position_embeddings > 0, FormatError,
-                "[io] {}: {} is {}, 1 or more is allowed", where, key,
-                rope.original_max_position_embeddings);
+  auto beside = config.integer(kOriginalLength);
+  if (!beside && defaults.original_max_position_embeddings > 0)
+    beside = defaults.original_max_position_embeddings;
+  parse_object(object, beside, max_position_embeddings, rope);
+  return rope;
+}
+
+LayeredRope parse_layered_rope(const JsonObject& config, int64_t max_position_embeddings,
+                               double full_theta, double sliding_theta) {
+  LayeredRope rope;
+  rope.full.theta = config.number("rope_theta").value_or(full_theta);
+  rope.sliding.theta = config.number("rope_local_base_freq").value_or(sliding_theta);
+  rope.full.original_max_position_embeddings = rope.sliding.original_max_position_embeddings =
+      max_position_embeddings;
+  const auto parse = [&](const JsonObject& parent, const char* key, RopeParameters& out) {
+    const nlohmann::json* found = parent.find(key);
+    if (found == nullptr || found->empty()) return;
+    const JsonObject object(*found, fmt::format("{}: {}", parent.where(), key));
+    parse_object(object, std::nullopt, max_position_embeddings, out);
+  };
+  if (const nlohmann::json* found = config.find("rope_parameters")) {
+    const JsonObject both(*found, fmt::format("{}: rope_parameters", config.where()));
+    for (const auto& [key, value] : found->items()) {
+      QLORA_CHECK(key == "full_attention" || key == "sliding_attention", FormatError,
+                  "[io] {}: {} is no layer type; full_attention and sliding_attention are",
+                  both.where(), quote(key));
+    }
+    parse(both, "full_attention", rope.full);
+    parse(both, "sliding_attention", rope.sliding);
   }
-  if (rope.type == RopeType::kLinear || rope.type == RopeType::kDynamic)
-    rope.factor = object.required_number("factor");
-  if (rope.type == RopeType::kLlama3) parse_llama3(object, rope);
-  if (rope.type == RopeType::kYarn) parse_yarn(object, max_position_embeddings, rope);
+  parse(config, "rope_scaling", rope.full);
   return rope;
 }
 
 void validate_rope(const RopeParameters& rope, const std::string& where) {
   constexpr double kMost = 1e12;
   check(rope.theta > 1.0 && rope.theta <= kMost, where, "theta", rope.theta, "above 1, up to 1e12");
-  check(rope.factor >= 1.0 && rope.factor <= kMost, where, "factor", rope.factor, "1 to 1e12");
+  const double least = rope.type == RopeType::kLongrope ? 1e-12 : 1.0;  // below 1 it means 1
+  check(rope.factor >= least && rope.factor <= kMost, where, "factor", rope.factor, "1 to 1e12");
   check(rope.original_max_position_embeddings >= 1 &&
             rope.original_max_position_embeddings <= INT32_MAX,
         where, "original_max_position_embeddings",
         static_cast<double>(rope.original_max_position_embeddings), "1 to 2147483647");
   check(rope.partial_rotary_factor > 0 && rope.partial_rotary_factor <= 1, where,
         "partial_rotary_factor", rope.partial_rotary_factor, "above 0, up to 1");
+  for (const auto* list : {&rope.short_factor, &rope.long_factor}) {
+    for (const double factor : *list) {
+      check(factor > 0 && factor <= kMost, where, "short_factor or long_factor", factor,
+            "above 0, up to 1e12");
+    }
+  }
   check(rope.low_freq_factor > 0 && rope.low_freq_factor <= kMost, where, "low_freq_factor",
         rope.low_freq_factor, "above 0, up to 1e12");
   check(rope.high_freq_factor > rope.low_freq_factor && rope.high_freq_factor <= kMost, where,
@@ -139,12 +214,18 @@ nlohmann::json rope_to_json(const RopeParameters& rope) {
   nlohmann::json json = {{"rope_type", name_of(rope.type)}, {"rope_theta", rope.theta}};
   if (rope.partial_rotary_factor != 1.0) json["partial_rotary_factor"] = rope.partial_rotary_factor;
   if (rope.type != RopeType::kDefault) json["factor"] = rope.factor;
-  if (rope.type == RopeType::kLlama3 || rope.type == RopeType::kYarn) {
+  if (rope.type == RopeType::kLlama3 || rope.type == RopeType::kYarn ||
+      rope.type == RopeType::kLongrope) {
     json["original_max_position_embeddings"] = rope.original_max_position_embeddings;
   }
   if (rope.type == RopeType::kLlama3) {
     json["low_freq_factor"] = rope.low_freq_factor;
     json["high_freq_factor"] = rope.high_freq_factor;
+  }
+  if (rope.type == RopeType::kLongrope) {
+    json["short_factor"] = rope.short_factor;
+    json["long_factor"] = rope.long_factor;
+    if (rope.attention_factor) json["attention_factor"] = *rope.attention_factor;
   }
   if (rope.type == RopeType::kYarn) {
     json["beta_fast"] = rope.beta_fast;

@@ -79,6 +79,14 @@ std::string last_component(const std::string& module) {
       target, nearest_name(target, endings).value_or(endings.front()), fmt::join(endings, ", ")));
 }
 
+/// Experts are many and a token reaches few of them: they are adapted where they are named.
+std::vector<std::string> all_linear(const std::vector<std::string>& modules) {
+  std::vector<std::string> selected;
+  std::copy_if(modules.begin(), modules.end(), std::back_inserter(selected),
+               [](const std::string& name) { return name.find(".experts.") == std::string::npos; });
+  return selected;
+}
+
 /// Value of the first pattern that names the module, or fallback.
 template <class T>
 T from_pattern(const OrderedPatterns<T>& patterns, const std::string& module, T fallback,
@@ -96,7 +104,7 @@ std::vector<std::string> select_targets(const std::vector<std::string>& modules,
   const auto& targets = options.target_modules;
   QLORA_CHECK(!targets.empty(), ConfigError,
               "[lora] target_modules is empty; allowed: \"all-linear\" or a list of names");
-  if (targets.size() == 1 && targets[0] == "all-linear") return modules;
+  if (targets.size() == 1 && targets[0] == "all-linear") return all_linear(modules);
 
   std::vector<std::string> selected;
   if (targets.size() == 1 && !is_plain_name(targets[0])) {

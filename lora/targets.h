@@ -17,7 +17,8 @@ struct AdapterShape {
 };
 
 /// Those of `modules` that get an adapter, as PEFT selects them: a list matches name endings at a
-/// dot; one entry that is no module name is a regex for the whole name; "all-linear" takes all.
+/// dot; one entry that is no module name is a regex for the whole name; "all-linear" takes all but
+/// the experts of a mixture, which are chosen by name.
 ///   throws    ConfigError where an entry matches nothing (with the nearest module name) or a
 ///             regex does not compile
 std::vector<std::string> select_targets(const std::vector<std::string>& modules,

@@ -6,29 +6,38 @@
 
 namespace qlora::model {
 
-/// Rows of attention scores of one block of queries against all keys up to the block's end.
-/// Row r of a batch belongs to query first_query + r % queries and sees the keys up to itself.
+/// Rows of attention scores of one block of queries against the keys that any of them sees.
+/// Row r of a batch belongs to query first_query + r % queries and sees the keys up to itself, the
+/// last `window` of them where there is a window.
 struct CausalRows {
   int64_t batches;      // segments · kv heads
   int64_t rows;         // query heads that share a kv head, times queries
   int64_t queries;      // of the block
   int64_t first_query;  // of the block, in its segment
-  int64_t keys;         // first_query + queries
+  int64_t first_key;    // position of column 0
+  int64_t keys;         // columns: up to the block's end
+  int64_t window;       // 0: none
   int64_t head_dim;     // D
-  float scale;          // 1 / sqrt(D)
+  float scale;          // of the products q·k
+  float softcap;        // a score s becomes softcap·tanh(s / softcap); 0: it stays
   FloatKind kind;       // of every untyped array
 
-  int64_t visible(int64_t row) const { return first_query + row % queries + 1; }
+  int64_t end(int64_t row) const { return first_query + row % queries + 1 - first_key; }
+  int64_t begin(int64_t row) const {
+    const int64_t from = end(row) - window;
+    return window == 0 || from < 0 ? 0 : from;
+  }
 };
 
-/// scores := softmax(scale·scores) over the visible keys, 0 elsewhere.
+/// scores := softmax(cap(scale·scores)) over the visible keys, 0 elsewhere.
 struct CausalSoftmaxArgs {
   CausalRows shape;
   void* scores;      // [batches, rows, keys]
   float* logsumexp;  // [batches, rows], kept for the backward
 };
 
-/// scores := P = exp(scale·scores − logsumexp);  dscores := scale·P·(dscores − sum(dout·out)).
+/// scores := P = exp(s − logsumexp) with s = cap(scale·scores);
+/// dscores := scale·slope·P·(dscores − sum(dout·out)), slope 1, or 1 − (s / softcap)² of a cap.
 ///   Source    Dao et al., FlashAttention, arXiv:2205.14135, appendix B.2
 struct CausalSoftmaxBackwardArgs {
   CausalRows shape;

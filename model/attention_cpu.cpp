@@ -20,26 +20,70 @@ namespace qlora::model::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace qlora::HWY_NAMESPACE;  // NOLINT: the lanes of core/simd_float-inl.h
 
+/// A score out of a product q·k: scaled, and capped where there is a cap.
+template <bool kCapped>
+struct Score {
+  FloatTag d;
+  float scale, cap;
+  FloatLanes scale_lanes, cap_lanes, ratio_lanes;
+
+  Score(float scale_of, float cap_of)
+      : scale(scale_of),
+        cap(cap_of),
+        scale_lanes(hn::Set(d, scale)),
+        cap_lanes(hn::Set(d, cap)),
+        ratio_lanes(hn::Set(d, kCapped ? scale / cap : 0)) {}
+
+  HWY_INLINE FloatLanes lanes(FloatLanes x) const {
+    if constexpr (kCapped) return hn::Mul(cap_lanes, hn::Tanh(d, hn::Mul(x, ratio_lanes)));
+    return hn::Mul(x, scale_lanes);
+  }
+  HWY_INLINE float one(float x) const {
+    if constexpr (kCapped) return cap * std::tanh(x * (scale / cap));
+    return x * scale;
+  }
+  /// d score / d product, of a score
+  HWY_INLINE FloatLanes slope_lanes(FloatLanes score) const {
+    if constexpr (!kCapped) return scale_lanes;
+    const auto t = hn::Div(score, cap_lanes);
+    return hn::Mul(scale_lanes, hn::Sub(hn::Set(d, 1.0f), hn::Mul(t, t)));
+  }
+  HWY_INLINE float slope_one(float score) const {
+    if constexpr (!kCapped) return scale;
+    return scale * (1.0f - (score / cap) * (score / cap));
+  }
+};
+
 template <class T>
-void softmax_row(T* x, int64_t visible, int64_t keys, float scale, float* logsumexp) {
+void clear(T* x, int64_t begin, int64_t end) {
+  if (begin < end)
+    std::memset(static_cast<void*>(x + begin), 0, static_cast<size_t>(end - begin) * sizeof(T));
+}
+
+/// Columns [begin, end) of a row are visible.
+template <class T, class S>
+void softmax_row(T* row, int64_t begin, int64_t end, int64_t keys, const S& score,
+                 float* logsumexp) {
   const FloatTag d;
+  T* x = row + begin;
+  const int64_t visible = end - begin;
   auto top_lanes = hn::Set(d, -std::numeric_limits<float>::infinity());
   float top = -std::numeric_limits<float>::infinity();
   for_lanes(
       d, visible, [&](int64_t i) { top_lanes = hn::Max(top_lanes, load_f32(d, x + i)); },
       [&](int64_t i) { top = std::max(top, load_one(x + i)); });
-  top = std::max(top, hn::GetLane(hn::MaxOfLanes(d, top_lanes))) * scale;
+  top = score.one(std::max(top, hn::GetLane(hn::MaxOfLanes(d, top_lanes))));
 
-  const auto k = hn::Set(d, scale), shift = hn::Set(d, top);
+  const auto shift = hn::Set(d, top);
   auto sum_lanes = hn::Zero(d);
   float sum = 0;
   for_lanes(
       d, visible,
       [&](int64_t i) {
-        const auto z = hn::Sub(hn::Mul(load_f32(d, x + i), k), shift);
+        const auto z = hn::Sub(score.lanes(load_f32(d, x + i)), shift);
         sum_lanes = hn::Add(sum_lanes, hn::Exp(d, z));
       },
-      [&](int64_t i) { sum += std::exp(load_one(x + i) * scale - top); });
+      [&](int64_t i) { sum += std::exp(score.one(load_one(x + i)) - top); });
   sum += hn::GetLane(hn::SumOfLanes(d, sum_lanes));
   *logsumexp = top + std::log(sum);
 
@@ -47,10 +91,11 @@ void softmax_row(T* x, int64_t visible, int64_t keys, float scale, float* logsum
   for_lanes(
       d, visible,
       [&](int64_t i) {
-        store_f32(d, hn::Exp(d, hn::Sub(hn::Mul(load_f32(d, x + i), k), total)), x + i);
+        store_f32(d, hn::Exp(d, hn::Sub(score.lanes(load_f32(d, x + i)), total)), x + i);
       },
-      [&](int64_t i) { store_one(std::exp(load_one(x + i) * scale - *logsumexp), x + i); });
-  std::memset(static_cast<void*>(x + visible), 0, static_cast<size_t>(keys - visible) * sizeof(T));
+      [&](int64_t i) { store_one(std::exp(score.one(load_one(x + i)) - *logsumexp), x + i); });
+  clear(row, 0, begin);
+  clear(row, end, keys);
 }
 
 template <class T>
@@ -65,35 +110,53 @@ float dot(const T* x, const T* y, int64_t n) {
   return hn::GetLane(hn::SumOfLanes(d, lanes)) + rest;
 }
 
-template <class T>
-void backward_row(T* x, T* dx, int64_t visible, int64_t keys, float scale, float logsumexp,
-                  float mean) {
+template <class T, class S>
+void backward_row(T* row, T* drow, int64_t begin, int64_t end, int64_t keys, const S& score,
+                  float logsumexp, float mean) {
   const FloatTag d;
-  const auto k = hn::Set(d, scale), total = hn::Set(d, logsumexp), pull = hn::Set(d, mean);
+  T* x = row + begin;
+  T* dx = drow + begin;
+  const auto total = hn::Set(d, logsumexp), pull = hn::Set(d, mean);
   for_lanes(
-      d, visible,
+      d, end - begin,
       [&](int64_t i) {
-        const auto p = hn::Exp(d, hn::Sub(hn::Mul(load_f32(d, x + i), k), total));
+        const auto s = score.lanes(load_f32(d, x + i));
+        const auto p = hn::Exp(d, hn::Sub(s, total));
         const auto slope = hn::Mul(p, hn::Sub(load_f32(d, dx + i), pull));
         store_f32(d, p, x + i);
-        store_f32(d, hn::Mul(k, slope), dx + i);
+        store_f32(d, hn::Mul(score.slope_lanes(s), slope), dx + i);
       },
       [&](int64_t i) {
-        const float p = std::exp(load_one(x + i) * scale - logsumexp);
-        store_one(scale * (p * (load_one(dx + i) - mean)), dx + i);
+        const float s = score.one(load_one(x + i));
+        const float p = std::exp(s - logsumexp);
+        store_one(score.slope_one(s) * (p * (load_one(dx + i) - mean)), dx + i);
         store_one(p, x + i);
       });
-  const size_t hidden = static_cast<size_t>(keys - visible) * sizeof(T);
-  std::memset(static_cast<void*>(x + visible), 0, hidden);
-  std::memset(static_cast<void*>(dx + visible), 0, hidden);
+  for (T* values : {row, drow}) {
+    clear(values, 0, begin);
+    clear(values, end, keys);
+  }
+}
+
+/// Calls f(typed null pointer, score) for the number type and the kind of score.
+template <class F>
+void with_score(const CausalRows& s, const F& f) {
+  with_kind(s.kind, [&](auto* p) {
+    if (s.softcap > 0) {
+      f(p, Score<true>(s.scale, s.softcap));
+    } else {
+      f(p, Score<false>(s.scale, 0));
+    }
+  });
 }
 
 void causal_softmax(const CausalSoftmaxArgs& a, int64_t begin, int64_t end) {
   const CausalRows& s = a.shape;
-  with_kind(s.kind, [&](auto* p) {
+  with_score(s, [&](auto* p, const auto& score) {
     using T = std::remove_pointer_t<decltype(p)>;
     for (int64_t r = begin; r < end; ++r) {
-      softmax_row(static_cast<T*>(a.scores) + r * s.keys, s.visible(r % s.rows), s.keys, s.scale,
+      const int64_t row = r % s.rows;
+      softmax_row(static_cast<T*>(a.scores) + r * s.keys, s.begin(row), s.end(row), s.keys, score,
                   a.logsumexp + r);
     }
   });
@@ -101,13 +164,14 @@ void causal_softmax(const CausalSoftmaxArgs& a, int64_t begin, int64_t end) {
 
 void causal_softmax_backward(const CausalSoftmaxBackwardArgs& a, int64_t begin, int64_t end) {
   const CausalRows& s = a.shape;
-  with_kind(s.kind, [&](auto* p) {
+  with_score(s, [&](auto* p, const auto& score) {
     using T = std::remove_pointer_t<decltype(p)>;
     for (int64_t r = begin; r < end; ++r) {
+      const int64_t row = r % s.rows;
       const float mean = dot(static_cast<const T*>(a.out) + r * s.head_dim,
                              static_cast<const T*>(a.dout) + r * s.head_dim, s.head_dim);
       backward_row(static_cast<T*>(a.scores) + r * s.keys, static_cast<T*>(a.dscores) + r * s.keys,
-                   s.visible(r % s.rows), s.keys, s.scale, a.logsumexp[r], mean);
+                   s.begin(row), s.end(row), s.keys, score, a.logsumexp[r], mean);
     }
   });
 }

@@ -3,16 +3,13 @@
 #include <ATen/ops/empty.h>
 
 #include "core/error.h"
+#include "io/tensor_layout.h"
 #include "model/device_choice.h"
 #include "model/load.h"
 
 namespace qlora::model {
 
 namespace {
-
-constexpr const char* kLinearNames[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                                        "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
-                                        "mlp.down_proj"};
 
 /// The same numbers in a half type where one holds them all.
 torch::Tensor narrowest(const torch::Tensor& weight) {
@@ -21,10 +18,6 @@ torch::Tensor narrowest(const torch::Tensor& weight) {
     if (half.to(torch::kFloat32).equal(weight)) return half;
   }
   return weight;
-}
-
-std::string block_prefix(int64_t index) {
-  return fmt::format("model.layers.{}.", index);
 }
 
 }  // namespace
@@ -42,33 +35,46 @@ torch::Tensor BlockLoader::embedding() const {
 }
 
 torch::Tensor BlockLoader::final_norm() const {
-  return source_.dense("model.norm.weight", torch::kFloat32).view({-1});
+  return norm("model.norm");
 }
 
 torch::Tensor BlockLoader::lm_head(const torch::Tensor& embedding) const {
+  checkpoint().check_tied_weights();
   return config().tie_word_embeddings ? embedding : source_.dense("lm_head.weight", compute_dtype_);
 }
 
-std::vector<std::string> BlockLoader::linear_names(int64_t index) {
+std::vector<std::string> BlockLoader::linear_names(int64_t index) const {
   std::vector<std::string> names;
-  for (const char* name : kLinearNames) names.push_back(block_prefix(index) + name);
+  for (auto& linear : io::block_linears(config(), index)) names.push_back(std::move(linear.name));
   return names;
+}
+
+torch::Tensor BlockLoader::norm(const std::string& module) const {
+  if (module.empty()) return {};
+  torch::Tensor weight = source_.dense(module + ".weight", torch::kFloat32).view({-1});
+  const double offset = config().arch.norm_offset;
+  return offset == 0 ? weight : weight.add_(offset);
 }
 
 DecoderBlock BlockLoader::block_without_weights(int64_t index) const {
   QLORA_CHECK(index >= 0 && index < block_count(), ValueError,
               "[model] block {} asked for; {} has {}", index, options_.model_path, block_count());
   const auto& c = config();
-  const std::string prefix = block_prefix(index);
+  const io::BlockNorms norms = io::block_norms(c, index);
   DecoderBlock b;
-  b.shape = {c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rms_norm_eps};
-  b.input_norm = source_.dense(prefix + "input_layernorm.weight", torch::kFloat32).view({-1});
-  b.attention_norm =
-      source_.dense(prefix + "post_attention_layernorm.weight", torch::kFloat32).view({-1});
-  const auto names = linear_names(index);
-  const auto linears = b.linears();
-  for (size_t i = 0; i < linears.size(); ++i) {
-    *linears[i] = lora::LoraLinear(names[i], lora::FrozenWeight(), bias(names[i]));
+  b.shape = block_shape(c, index);
+  b.input_norm = norm(norms.input);
+  b.attention_out_norm = norm(norms.attention_out);
+  b.attention_norm = norm(norms.mlp_input);
+  b.mlp_out_norm = norm(norms.mlp_out);
+  b.query_norm = norm(norms.query);
+  b.key_norm = norm(norms.key);
+  if (c.block(index).has_experts) {
+    b.experts.resize(static_cast<size_t>(c.arch.experts.count));
+    b.router = source_.dense(io::router_name(c, index) + ".weight", torch::kFloat32);
+  }
+  for (const io::BlockLinear& l : io::block_linears(c, index)) {
+    b.linear(l.slot, l.expert) = lora::LoraLinear(l.name, lora::FrozenWeight(), bias(l.name));
   }
   return b;
 }

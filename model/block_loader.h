@@ -35,7 +35,7 @@ class BlockLoader {
   int64_t block_count() const { return config().num_hidden_layers; }
 
   torch::Tensor embedding() const;   // [V, C] compute dtype
-  torch::Tensor final_norm() const;  // [C] f32
+  torch::Tensor final_norm() const;  // [C] f32, with the family's offset
   /// The embedding itself where the weights are tied.  [V, C] compute dtype
   torch::Tensor lm_head(const torch::Tensor& embedding) const;
 
@@ -48,10 +48,11 @@ class BlockLoader {
   lora::FrozenWeight weight(const std::string& module) const;
 
   /// Modules of a block's linears, in the order of DecoderBlock::linears().
-  static std::vector<std::string> linear_names(int64_t index);
+  std::vector<std::string> linear_names(int64_t index) const;
 
  private:
   torch::Tensor bias(const std::string& module) const;
+  torch::Tensor norm(const std::string& module) const;
   quant::Nf4Tensor quantized(const std::string& name) const;
 
   ModelOptions options_;

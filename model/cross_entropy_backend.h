@@ -6,14 +6,17 @@
 
 namespace qlora::model {
 
-/// Row by row: nll[t] = log(sum(exp(logits[t]))) − logits[t, target[t]], computed in FP32.
-/// With want_gradient the logits are overwritten by gradient_scale·(softmax − onehot(target)).
+/// Row by row: nll[t] = log(sum(exp(z[t]))) − z[t, target[t]], computed in FP32, with z the logits,
+/// or softcap·tanh(logits / softcap) where there is a cap.
+/// With want_gradient the logits are overwritten by gradient_scale·dz·(softmax(z) −
+/// onehot(target)), dz = 1, or 1 − (z / softcap)² of a cap.
 struct CrossEntropyArgs {
   void* logits;            // [T, V] of kind
   const int64_t* targets;  // [T] in [0, V)
   float* nll;              // [T]
   int64_t tokens, vocabulary;
   float gradient_scale;
+  float softcap;  // 0: none
   bool want_gradient;
   FloatKind kind;
   void* stream = nullptr;  // cudaStream_t

@@ -2,7 +2,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -168,7 +167,7 @@ Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& con
                     .compute_dtype = compute_dtype_,
                     .dropout = {context.training, context.seed, context.draw},
                     .kv_rounding = active_kv_rounding_};
-  Tensor h = embed_tokens(embedding_, batch.tokens);
+  Tensor h = embed_tokens(embedding_, batch.tokens, config_.arch.embedding_scale);
   if (context.training && context.neftune_noise_alpha > 0) {
     add_neftune_noise(h, batch.segment_starts, context.neftune_noise_alpha, context.seed,
                       context.draw);
@@ -184,7 +183,8 @@ Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& con
 Tensor Decoder::loss_sum(const TokenBatch& batch, const ForwardContext& context) const {
   check_segments(batch);
   const TokenBatch rounded = rounded_up(batch);
-  return target_loss_sum(hidden_states(rounded, context), lm_head_, rounded.targets);
+  return target_loss_sum(hidden_states(rounded, context), lm_head_, rounded.targets,
+                         config_.arch.logit_softcap);
 }
 
 Tensor Decoder::target_nll(const TokenBatch& batch) const {
@@ -192,7 +192,9 @@ Tensor Decoder::target_nll(const TokenBatch& batch) const {
   check_segments(batch);
   const TokenBatch rounded = rounded_up(batch);
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
-  return target_losses(hidden_states(rounded, {}), lm_head_, rounded.targets).narrow(0, 0, tokens);
+  return target_losses(hidden_states(rounded, {}), lm_head_, rounded.targets,
+                       config_.arch.logit_softcap)
+      .narrow(0, 0, tokens);
 }
 
 Tensor Decoder::logits(const TokenBatch& batch) const {
@@ -200,7 +202,7 @@ Tensor Decoder::logits(const TokenBatch& batch) const {
   check_segments(batch);
   const auto tokens = static_cast<int64_t>(batch.tokens.size());
   const Tensor hidden = hidden_states(rounded_up(batch), {}).narrow(0, 0, tokens);
-  return at::mm(hidden, lm_head_.t()).to(torch::kFloat32);
+  return all_logits(hidden, lm_head_, config_.arch.logit_softcap);
 }
 
 KvCache Decoder::new_cache(int64_t capacity_tokens) const {
@@ -223,24 +225,25 @@ Tensor Decoder::next_logits(const std::vector<int32_t>& new_tokens, KvCache& cac
               "most what is left",
               n, cache.length, cache.capacity);
   PassLayout layout{.segment_starts = {0, static_cast<int32_t>(n)},
-                    .rope = rope_.angles_from(cache.length, n),
+                    .rope = rope_.angles_from(cache.length, n, cache.capacity),
                     .compute_dtype = compute_dtype_,
                     .kv_rounding = active_kv_rounding_};
-  Tensor h = embed_tokens(embedding_, new_tokens);
+  Tensor h = embed_tokens(embedding_, new_tokens, config_.arch.embedding_scale);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     h = blocks_[i].forward_cached(h, layout, cache.layers[i], cache.length);
   }
   cache.length += n;
   const Tensor last =
       rms_norm(h.narrow(0, n - 1, 1), final_norm_, config_.rms_norm_eps, compute_dtype_);
-  return at::mm(last, lm_head_.t()).to(torch::kFloat32).view({-1});
+  return all_logits(last, lm_head_, config_.arch.logit_softcap).view({-1});
 }
 
 int64_t Decoder::parameter_count() const {
   int64_t count = embedding_.numel() + final_norm_.numel();
   if (!lm_head_.is_alias_of(embedding_)) count += lm_head_.numel();
   for (const auto& block : blocks_) {
-    count += block.input_norm.numel() + block.attention_norm.numel();
+    for (const Tensor* norm : block.norms()) count += norm->numel();
+    if (block.router.defined()) count += block.router.numel();
     for (const auto* linear : block.linears()) {
       count += linear->weight().rows() * linear->weight().cols();
       if (linear->bias().defined()) count += linear->bias().numel();
@@ -259,7 +262,8 @@ int64_t Decoder::base_bytes() const {
   int64_t bytes = static_cast<int64_t>(embedding_.nbytes() + final_norm_.nbytes());
   if (!lm_head_.is_alias_of(embedding_)) bytes += static_cast<int64_t>(lm_head_.nbytes());
   for (const auto& block : blocks_) {
-    bytes += static_cast<int64_t>(block.input_norm.nbytes() + block.attention_norm.nbytes());
+    for (const Tensor* norm : block.norms()) bytes += static_cast<int64_t>(norm->nbytes());
+    if (block.router.defined()) bytes += static_cast<int64_t>(block.router.nbytes());
     for (const auto* linear : block.linears()) {
       bytes += linear->weight().bytes();
       if (linear->bias().defined()) bytes += static_cast<int64_t>(linear->bias().nbytes());

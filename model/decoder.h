@@ -28,7 +28,8 @@ struct ForwardContext {
   uint64_t draw = 0;                    // counted up by the caller for each micro-batch
 };
 
-/// A causal language model of the Llama form with a frozen base and trainable adapters.
+/// A causal language model with a frozen base and trainable adapters; io/architecture.h says in
+/// what the families differ.
 ///   Layout    every activation is flat, [T, C], without padding; segments keep samples apart
 ///   Numbers   residual stream, norms, adapter sums, softmax and loss FP32; products compute_dtype
 ///   Source    Touvron et al., arXiv:2302.13971; adapters Hu et al., arXiv:2106.09685
@@ -99,7 +100,7 @@ class Decoder {
   torch::Tensor embedding_;   // [V, C] 16-bit or f32
   torch::Tensor lm_head_;     // [V, C] the embedding itself where the weights are tied
   torch::Tensor final_norm_;  // [C] f32
-  RopeTable rope_;
+  RopeTables rope_;
   std::vector<DecoderBlock> blocks_;
   std::map<std::string, lora::LinearGrid> grids_;
   bool is_rounding_ = false;

@@ -38,7 +38,7 @@ class DecoderLoader {
     Decoder d;
     d.config_ = parts_.config();
     d.compute_dtype_ = parts_.compute_dtype();
-    d.rope_ = RopeTable(d.config_);
+    d.rope_ = RopeTables(d.config_);
     d.embedding_ = parts_.embedding();
     d.lm_head_ = parts_.lm_head(d.embedding_);
     d.final_norm_ = parts_.final_norm();

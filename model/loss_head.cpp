@@ -57,7 +57,7 @@ Positions positions_with_target(const std::vector<int32_t>& targets, int64_t voc
 /// Runs the projection and cross-entropy over chunks of `hidden` [n, C]; nll [n] f32, and where
 /// asked for dhidden [n, C] f32, the gradient of the sum.
 Tensor chunked_losses(const Tensor& hidden, const Tensor& lm_head, const Tensor& targets,
-                      Tensor* dhidden) {
+                      double softcap, Tensor* dhidden) {
   const int64_t n = hidden.size(0), vocabulary = lm_head.size(0);
   const int64_t row_bytes = vocabulary * static_cast<int64_t>(hidden.element_size());
   const int64_t chunk = std::max(kRowStep, kChunkBytes / row_bytes / kRowStep * kRowStep);
@@ -77,6 +77,7 @@ Tensor chunked_losses(const Tensor& hidden, const Tensor& lm_head, const Tensor&
                         .tokens = count,
                         .vocabulary = vocabulary,
                         .gradient_scale = lift,
+                        .softcap = static_cast<float>(softcap),
                         .want_gradient = dhidden != nullptr,
                         .kind = float_kind(hidden.scalar_type())});
     if (!dhidden) continue;
@@ -88,11 +89,11 @@ Tensor chunked_losses(const Tensor& hidden, const Tensor& lm_head, const Tensor&
 
 struct TargetLossFunction : torch::autograd::Function<TargetLossFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& hidden, const Tensor& lm_head,
-                        const std::vector<int32_t>& targets) {
+                        const std::vector<int32_t>& targets, double softcap) {
     const auto at = positions_with_target(targets, lm_head.size(0));
     Tensor dhidden = at::empty({at.rows.size(0), hidden.size(1)}, torch::kFloat32);
     const bool wanted = hidden.requires_grad();
-    const Tensor nll = chunked_losses(hidden.index_select(0, at.rows), lm_head, at.targets,
+    const Tensor nll = chunked_losses(hidden.index_select(0, at.rows), lm_head, at.targets, softcap,
                                       wanted ? &dhidden : nullptr);
     ctx->save_for_backward({at.rows, dhidden});
     ctx->saved_data["tokens"] = hidden.size(0);
@@ -107,24 +108,31 @@ struct TargetLossFunction : torch::autograd::Function<TargetLossFunction> {
     const Tensor scaled = (dhidden * gradients[0]).to(dtype);
     Tensor full = at::zeros({ctx->saved_data["tokens"].toInt(), dhidden.size(1)}, scaled.options());
     full.index_copy_(0, rows, scaled);
-    return {full, Tensor(), Tensor()};
+    return {full, Tensor(), Tensor(), Tensor()};
   }
 };
 
 }  // namespace
 
 torch::Tensor target_loss_sum(const torch::Tensor& hidden, const torch::Tensor& lm_head,
-                              const std::vector<int32_t>& targets) {
-  return TargetLossFunction::apply(hidden, lm_head, targets);
+                              const std::vector<int32_t>& targets, double softcap) {
+  return TargetLossFunction::apply(hidden, lm_head, targets, softcap);
 }
 
 torch::Tensor target_losses(const torch::Tensor& hidden, const torch::Tensor& lm_head,
-                            const std::vector<int32_t>& targets) {
+                            const std::vector<int32_t>& targets, double softcap) {
   const auto at = positions_with_target(targets, lm_head.size(0));
   Tensor losses = at::zeros({hidden.size(0)}, torch::kFloat32);
-  const Tensor nll = chunked_losses(hidden.index_select(0, at.rows), lm_head, at.targets, nullptr);
+  const Tensor nll =
+      chunked_losses(hidden.index_select(0, at.rows), lm_head, at.targets, softcap, nullptr);
   losses.index_copy_(0, at.rows, nll);
   return losses;
+}
+
+torch::Tensor all_logits(const torch::Tensor& hidden, const torch::Tensor& lm_head,
+                         double softcap) {
+  const Tensor logits = at::mm(hidden, lm_head.t()).to(torch::kFloat32);
+  return softcap > 0 ? (logits / softcap).tanh() * softcap : logits;
 }
 
 }  // namespace qlora::model

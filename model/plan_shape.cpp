@@ -4,7 +4,7 @@
 #include <set>
 #include <string_view>
 
-#include "io/llama_layout.h"
+#include "io/tensor_layout.h"
 #include "lora/targets.h"
 
 namespace qlora::model {
@@ -23,7 +23,7 @@ int64_t elements(const std::vector<int64_t>& shape) {
 }
 
 bool is_linear(const io::ExpectedTensor& tensor) {
-  return tensor.name.ends_with("_proj.weight");
+  return tensor.role == io::TensorRole::kLinear;
 }
 
 int64_t state_bytes(int64_t numbers, OptimizerStates states) {
@@ -51,7 +51,7 @@ int64_t quantized_bytes(const PlannedLinear& linear, const io::QuantizedForm& fo
 std::vector<PlannedLinear> planned_linears(const PlanShape& shape) {
   std::vector<PlannedLinear> linears;
   std::vector<std::string> modules;
-  for (const io::ExpectedTensor& tensor : io::llama_tensors(shape.config)) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(shape.config)) {
     if (!is_linear(tensor)) continue;
     modules.push_back(tensor.name.substr(0, tensor.name.size() - kWeight.size()));
     linears.push_back({modules.back(), tensor.shape[0], tensor.shape[1], 0});
@@ -68,7 +68,7 @@ std::vector<PlannedLinear> planned_linears(const PlanShape& shape) {
 
 int64_t base_parameters(const io::HfConfig& config) {
   int64_t count = 0;
-  for (const io::ExpectedTensor& tensor : io::llama_tensors(config)) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(config)) {
     count += elements(tensor.shape);
   }
   return count;
@@ -106,7 +106,7 @@ int64_t frozen_matrix_bytes(const PlanShape& shape, const std::vector<PlannedLin
 
 int64_t embedding_bytes(const PlanShape& shape) {
   int64_t bytes = 0;
-  for (const io::ExpectedTensor& tensor : io::llama_tensors(shape.config)) {
+  for (const io::ExpectedTensor& tensor : io::model_tensors(shape.config)) {
     if (is_linear(tensor)) continue;
     bytes += elements(tensor.shape) * (tensor.shape.size() == 2 ? shape.compute_bytes : 4);
   }

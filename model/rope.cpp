@@ -9,7 +9,6 @@
 #include <numbers>
 
 #include "core/device.h"
-#include "core/error.h"
 #include "model/rope_backend.h"
 
 namespace qlora::model {
@@ -77,6 +76,14 @@ double yarn_attention_factor(const io::RopeParameters& p) {
   return both ? temperature(*p.mscale) / temperature(*p.mscale_all_dim) : temperature(1);
 }
 
+/// LongRoPE's temperature: Ding et al., section 3.4, as published Phi-3 models use it.
+double longrope_attention_factor(const io::RopeParameters& p) {
+  if (p.attention_factor) return *p.attention_factor;
+  if (p.factor <= 1) return 1;
+  const double length = static_cast<double>(p.original_max_position_embeddings);
+  return std::sqrt(1 + std::log(p.factor) / std::log(length));
+}
+
 Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t head_dim, float sign) {
   const Tensor in = x.contiguous();
   Tensor y = at::empty_like(in);
@@ -87,6 +94,7 @@ Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t hea
              .tokens = in.size(0),
              .heads = in.size(1) / head_dim,
              .head_dim = head_dim,
+             .rotary_dim = 2 * cos.size(1),
              .sin_sign = sign,
              .kind = float_kind(in.scalar_type())});
   return y;
@@ -109,16 +117,19 @@ struct RopeFunction : torch::autograd::Function<RopeFunction> {
 
 }  // namespace
 
-RopeTable::RopeTable(const io::HfConfig& config)
-    : parameters_(config.rope),
-      head_dim_(config.head_dim),
-      max_positions_(config.max_position_embeddings) {
-  QLORA_CHECK(config.rope.partial_rotary_factor == 1.0, ConfigError,
-              "[model] partial_rotary_factor is {}, allowed 1 for {}",
-              config.rope.partial_rotary_factor, config.architecture);
+RopeTable::RopeTable(const io::RopeParameters& parameters, int64_t head_dim, int64_t max_positions)
+    : parameters_(parameters),
+      rotary_dim_(parameters.rotary_dim(head_dim)),
+      max_positions_(max_positions) {
   if (parameters_.type == io::RopeType::kYarn) {
     attention_factor_ = yarn_attention_factor(parameters_);
+  } else if (parameters_.type == io::RopeType::kLongrope) {
+    attention_factor_ = longrope_attention_factor(parameters_);
   }
+}
+
+bool RopeTable::depends_on_length() const {
+  return parameters_.type == io::RopeType::kDynamic || parameters_.type == io::RopeType::kLongrope;
 }
 
 std::vector<double> RopeTable::inverse_frequencies(int64_t length) const {
@@ -126,11 +137,11 @@ std::vector<double> RopeTable::inverse_frequencies(int64_t length) const {
   if (parameters_.type == io::RopeType::kDynamic) {
     const double positions = static_cast<double>(max_positions_);
     const double longest = static_cast<double>(std::max(length, max_positions_));
-    const double dim = static_cast<double>(head_dim_);
+    const double dim = static_cast<double>(rotary_dim_);
     theta *= std::pow(parameters_.factor * longest / positions - (parameters_.factor - 1),
                       dim / (dim - 2));
   }
-  auto frequencies = plain_frequencies(theta, head_dim_);
+  auto frequencies = plain_frequencies(theta, rotary_dim_);
   switch (parameters_.type) {
     case io::RopeType::kLinear:
       for (double& f : frequencies) f /= parameters_.factor;
@@ -139,8 +150,14 @@ std::vector<double> RopeTable::inverse_frequencies(int64_t length) const {
       scale_llama3(frequencies, parameters_);
       break;
     case io::RopeType::kYarn:
-      scale_yarn(frequencies, head_dim_, parameters_);
+      scale_yarn(frequencies, rotary_dim_, parameters_);
       break;
+    case io::RopeType::kLongrope: {
+      const bool is_long = length > parameters_.original_max_position_embeddings;
+      const auto& factors = is_long ? parameters_.long_factor : parameters_.short_factor;
+      for (size_t i = 0; i < frequencies.size(); ++i) frequencies[i] /= factors[i];
+      break;
+    }
     case io::RopeType::kDefault:
     case io::RopeType::kDynamic:
       break;
@@ -161,14 +178,14 @@ void RopeTable::fill(int64_t first, int64_t count, int64_t length, float* cos, f
 }
 
 RopeAngles RopeTable::angles(const std::vector<int32_t>& segment_starts) const {
-  const int64_t tokens = segment_starts.back(), half = head_dim_ / 2;
+  const int64_t tokens = segment_starts.back(), half = rotary_dim_ / 2;
   RopeAngles angles{at::empty({tokens, half}, torch::kFloat32),
                     at::empty({tokens, half}, torch::kFloat32)};
   float* cos = angles.cos.mutable_data_ptr<float>();
   float* sin = angles.sin.mutable_data_ptr<float>();
   for (size_t s = 0; s + 1 < segment_starts.size(); ++s) {
     const int64_t begin = segment_starts[s], length = segment_starts[s + 1] - begin;
-    if (s > 0 && parameters_.type != io::RopeType::kDynamic &&
+    if (s > 0 && !depends_on_length() &&
         length <= segment_starts[1]) {  // the same rows as the first segment's
       std::copy_n(cos, length * half, cos + begin * half);
       std::copy_n(sin, length * half, sin + begin * half);
@@ -179,13 +196,30 @@ RopeAngles RopeTable::angles(const std::vector<int32_t>& segment_starts) const {
   return angles;
 }
 
-RopeAngles RopeTable::angles_from(int64_t first, int64_t count) const {
-  const int64_t half = head_dim_ / 2;
+RopeAngles RopeTable::angles_from(int64_t first, int64_t count, int64_t capacity) const {
+  const int64_t half = rotary_dim_ / 2;
   RopeAngles angles{at::empty({count, half}, torch::kFloat32),
                     at::empty({count, half}, torch::kFloat32)};
-  fill(first, count, first + count, angles.cos.mutable_data_ptr<float>(),
+  const bool is_longrope = parameters_.type == io::RopeType::kLongrope;
+  fill(first, count, is_longrope ? capacity : first + count, angles.cos.mutable_data_ptr<float>(),
        angles.sin.mutable_data_ptr<float>());
   return angles;
+}
+
+RopeTables::RopeTables(const io::HfConfig& config)
+    : global_(config.rope, config.head_dim, config.max_position_embeddings) {
+  if (config.local_rope) {
+    local_.emplace(*config.local_rope, config.head_dim, config.max_position_embeddings);
+  }
+}
+
+BlockAngles RopeTables::angles(const std::vector<int32_t>& segment_starts) const {
+  return {global_.angles(segment_starts), local_ ? local_->angles(segment_starts) : RopeAngles{}};
+}
+
+BlockAngles RopeTables::angles_from(int64_t first, int64_t count, int64_t capacity) const {
+  return {global_.angles_from(first, count, capacity),
+          local_ ? local_->angles_from(first, count, capacity) : RopeAngles{}};
 }
 
 torch::Tensor apply_rope(const torch::Tensor& x, const RopeAngles& angles, int64_t head_dim) {

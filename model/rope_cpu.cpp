@@ -6,6 +6,8 @@
 // The order matters: foreach_target.h first.
 #include <hwy/highway.h>
 
+#include <cstring>
+
 #include "core/parallel.h"
 #include "core/simd_float-inl.h"
 
@@ -17,7 +19,8 @@ using namespace qlora::HWY_NAMESPACE;  // NOLINT: the lanes of core/simd_float-i
 template <class T>
 void rotate(const RopeArgs& a, int64_t begin, int64_t end) {
   const FloatTag d;
-  const int64_t half = a.head_dim / 2;
+  const int64_t half = a.rotary_dim / 2;
+  const size_t rest = static_cast<size_t>(a.head_dim - a.rotary_dim) * sizeof(T);
   const auto sign = hn::Set(d, a.sin_sign);
   for (int64_t t = begin; t < end; ++t) {
     const float* cos = a.cos + t * half;
@@ -40,6 +43,9 @@ void rotate(const RopeArgs& a, int64_t begin, int64_t end) {
             store_one(x1 * c - x2 * s, y + i);
             store_one(x2 * c + x1 * s, y + half + i);
           });
+      if (rest > 0) {
+        std::memcpy(static_cast<void*>(y + a.rotary_dim), x + a.rotary_dim, rest);
+      }
     }
   }
 }

@@ -26,15 +26,16 @@ torch::Tensor streamed_hidden_states(const BlockLoader& loader, const BlockSourc
                                      const std::vector<TokenBatch>& batches, RunLog& log,
                                      const std::string& label) {
   const at::NoGradGuard no_graph;
-  const RopeTable rope(loader.config());
+  const RopeTables rope(loader.config());
   std::vector<Walker> walkers;
   {
     const torch::Tensor embedding = loader.embedding();
+    const double scale = loader.config().arch.embedding_scale;
     for (const TokenBatch& batch : batches) {
       check_segments(batch);
       const TokenBatch rounded = rounded_up(batch);
       walkers.push_back({pass_layout(rounded, rope, loader.compute_dtype()),
-                         embed_tokens(embedding, rounded.tokens),
+                         embed_tokens(embedding, rounded.tokens, scale),
                          static_cast<int64_t>(batch.tokens.size())});
     }
   }

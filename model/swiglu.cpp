@@ -15,20 +15,24 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up,
+                        io::Activation activation) {
     Tensor y = at::empty_like(gate);
     cpu::swiglu({.gate = gate.const_data_ptr(),
                  .up = up.const_data_ptr(),
                  .y = y.mutable_data_ptr(),
                  .count = gate.numel(),
+                 .activation = activation,
                  .kind = float_kind(gate.scalar_type())});
     ctx->save_for_backward({gate, up});
+    ctx->saved_data["activation"] = static_cast<int64_t>(activation);
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1];
+    const auto activation = static_cast<io::Activation>(ctx->saved_data["activation"].toInt());
     const Tensor dy = gradients[0].contiguous();
     Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
     cpu::swiglu_backward({.dy = dy.const_data_ptr(),
@@ -37,15 +41,17 @@ struct SwigluFunction : torch::autograd::Function<SwigluFunction> {
                           .dgate = dgate.mutable_data_ptr(),
                           .dup = dup.mutable_data_ptr(),
                           .count = gate.numel(),
+                          .activation = activation,
                           .kind = float_kind(gate.scalar_type())});
-    return {dgate, dup};
+    return {dgate, dup, Tensor()};
   }
 };
 
 }  // namespace
 
-torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up) {
-  return SwigluFunction::apply(gate.contiguous(), up.contiguous());
+torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& up,
+                     io::Activation activation) {
+  return SwigluFunction::apply(gate.contiguous(), up.contiguous(), activation);
 }
 
 }  // namespace qlora::model

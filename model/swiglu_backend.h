@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/float_kind.h"
+#include "io/architecture.h"
 
 namespace qlora::model {
 
@@ -12,6 +13,7 @@ struct SwigluArgs {
   const void* up;
   void* y;
   int64_t count;
+  io::Activation activation;
   FloatKind kind;
   void* stream = nullptr;  // cudaStream_t
 };
@@ -23,6 +25,7 @@ struct SwigluBackwardArgs {
   void* dgate;
   void* dup;
   int64_t count;
+  io::Activation activation;
   FloatKind kind;
   void* stream = nullptr;
 };

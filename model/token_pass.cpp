@@ -37,7 +37,8 @@ TokenBatch rounded_up(TokenBatch batch) {
   return batch;
 }
 
-torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int32_t>& tokens) {
+torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int32_t>& tokens,
+                           double scale) {
   torch::Tensor ids = at::empty({static_cast<int64_t>(tokens.size())}, torch::kInt64);
   for (size_t t = 0; t < tokens.size(); ++t) {
     QLORA_CHECK(tokens[t] >= 0 && tokens[t] < embedding.size(0), ValueError,
@@ -46,10 +47,11 @@ torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int
                 tokens[t], t, embedding.size(0));
     ids.mutable_data_ptr<int64_t>()[t] = tokens[t];
   }
-  return embedding.index_select(0, ids).to(torch::kFloat32);
+  torch::Tensor h = embedding.index_select(0, ids).to(torch::kFloat32);
+  return scale == 1 ? h : h.mul_(scale);
 }
 
-PassLayout pass_layout(const TokenBatch& batch, const RopeTable& rope, torch::ScalarType dtype) {
+PassLayout pass_layout(const TokenBatch& batch, const RopeTables& rope, torch::ScalarType dtype) {
   return {.segment_starts = batch.segment_starts,
           .rope = rope.angles(batch.segment_starts),
           .compute_dtype = dtype};

@@ -19,11 +19,12 @@ void check_segments(const TokenBatch& batch);
 /// and their gradients are zero.
 TokenBatch rounded_up(TokenBatch batch);
 
-/// Rows of the embedding [V, C].  [T, C] f32
+/// Rows of the embedding [V, C], times scale.  [T, C] f32
 ///   throws    ValueError for a token outside the vocabulary, with its position
-torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int32_t>& tokens);
+torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int32_t>& tokens,
+                           double scale = 1);
 
 /// What the blocks share in a pass without dropout.
-PassLayout pass_layout(const TokenBatch& batch, const RopeTable& rope, torch::ScalarType dtype);
+PassLayout pass_layout(const TokenBatch& batch, const RopeTables& rope, torch::ScalarType dtype);
 
 }  // namespace qlora::model

@@ -245,7 +245,7 @@ TEST_F(Pass, SitesSeeWhatTheBlocksPartsMake) {
   ASSERT_EQ(set.batches.size(), 1U);
   const TokenBatch& batch = set.batches[0];
   ASSERT_NE(batch.tokens.size() % 32, 0U) << "padding has to be there";
-  const model::RopeTable rope(loader_->config());
+  const model::RopeTables rope(loader_->config());
   const auto layout = model::pass_layout(batch, rope, torch::kFloat32);  // not padded
   const at::NoGradGuard no_graph;
   torch::Tensor h = model::embed_tokens(loader_->embedding(), batch.tokens);
@@ -306,8 +306,11 @@ TEST_F(Pass, GoesOnFromWhatAnotherLeft) {
 }
 
 TEST(SiteName, NamesTheLinears) {
-  EXPECT_EQ(site_name(3, Site::kMlpIn), "model.layers.3.mlp.gate_proj, up_proj");
-  EXPECT_EQ(site_name(0, Site::kAttentionOut), "model.layers.0.self_attn.o_proj");
+  io::HfConfig config;
+  EXPECT_EQ(site_name(config, 3, Site::kMlpIn), "model.layers.3.mlp.gate_proj, up_proj");
+  EXPECT_EQ(site_name(config, 0, Site::kAttentionOut), "model.layers.0.self_attn.o_proj");
+  config.arch.has_fused_projections = true;
+  EXPECT_EQ(site_name(config, 1, Site::kAttentionIn), "model.layers.1.self_attn.qkv_proj");
 }
 
 // ---------------------------------------------------------------------- merged weights

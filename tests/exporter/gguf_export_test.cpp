@@ -97,8 +97,8 @@ void expect_round_trip(const io::HfConfig& config, GgmlType type) {
   EXPECT_EQ(read.head_dim, config.head_dim);
   EXPECT_EQ(read.num_key_value_heads, config.num_key_value_heads);
   EXPECT_EQ(read.tie_word_embeddings, config.tie_word_embeddings);
-  EXPECT_EQ(read.attention_bias, config.attention_bias);
-  EXPECT_EQ(read.mlp_bias, config.mlp_bias);
+  EXPECT_EQ(read.arch.output_bias, config.arch.output_bias);
+  EXPECT_EQ(read.arch.mlp_bias, config.arch.mlp_bias);
   EXPECT_EQ(read.max_position_embeddings, config.max_position_embeddings);
   EXPECT_NEAR(read.rms_norm_eps, config.rms_norm_eps, 1e-12);
   EXPECT_EQ(read.rope.type, config.rope.type);
@@ -133,8 +133,8 @@ TEST(WriteGguf, IsReadBackWithinTheRoundingOfItsTypes) {
 
 TEST(WriteGguf, WritesBiasesHeadsAndUntiedOutputs) {
   io::HfConfig config = tiny_config();
-  config.attention_bias = true;
-  config.mlp_bias = true;
+  config.arch.qkv_bias = config.arch.output_bias = true;
+  config.arch.mlp_bias = true;
   config.tie_word_embeddings = false;
   config.head_dim = 32;  // not hidden_size / heads
   expect_round_trip(config, GgmlType::kQ8_0);

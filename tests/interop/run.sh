@@ -2,7 +2,7 @@
 # Everything that compares the built program with the Python peers; ctest's label `interop`, part of scripts/test.sh --full.
 # Makes the peers' venv, the model and the shared work where they are missing. Each check prints one line.
 # The checks of exports need the environments of scripts/setup_export_peers.sh as well and are skipped by name without them.
-# usage: tests/interop/run.sh [peft_roundtrip] [tokenizer_parity] [peer_losses] [export_clients] [export_autoawq] [export_smollm2]
+# usage: tests/interop/run.sh [peft_roundtrip] [family_exports] [tokenizer_parity] [peer_losses] [export_clients] [export_autoawq] [export_smollm2]
 #                                                                                    default: all
 # QLORA_BIN and QLORA_TOKENIZE_TOOL name other programs than those in build/.
 set -uo pipefail
@@ -20,6 +20,7 @@ run() {
       [[ -n ${QLORA_REFERENCE_DIR:-} ]] || "$python" tests/interop/make_peer_tokens.py || return 1
       "$python" tests/interop/peer_losses.py ;;
     peft_roundtrip) "$python" tests/interop/peft_roundtrip.py ;;
+    family_exports) "$python" tests/interop/family_exports.py ;;
     export_clients) "$python" tests/interop/export_loaders.py --clients transformers,gptqmodel,llamacpp ;;
     export_autoawq) "$python" tests/interop/export_loaders.py --clients autoawq ;;
     export_smollm2) "$python" tests/interop/export_loaders.py --model smollm2 ;;
@@ -28,7 +29,7 @@ run() {
 }
 
 checks=("$@")
-[[ ${#checks[@]} -gt 0 ]] || checks=(peft_roundtrip tokenizer_parity peer_losses export_clients export_autoawq export_smollm2)
+[[ ${#checks[@]} -gt 0 ]] || checks=(peft_roundtrip family_exports tokenizer_parity peer_losses export_clients export_autoawq export_smollm2)
 all_skipped=77 # as ctest's SKIP_RETURN_CODE
 failed=0 skipped=0
 for check in "${checks[@]}"; do

@@ -4,7 +4,7 @@
 
 #include "core/parallel.h"
 #include "io/float_convert.h"
-#include "io/gguf_llama.h"
+#include "io/gguf_config.h"
 #include "io/strict_json.h"
 #include "tests/io/gguf_builder.h"
 

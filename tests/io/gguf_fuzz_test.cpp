@@ -1,5 +1,5 @@
 #include "io/gguf.h"
-#include "io/gguf_llama.h"
+#include "io/gguf_config.h"
 #include "tests/io/mutate.h"
 #include "tests/io/test_files.h"
 
@@ -48,7 +48,7 @@ void survive(const std::string& name, int rounds, uint64_t seed) {
       const GgufReader gguf(path);
       use(gguf);
       ++read;
-      gguf_llama_config(gguf);
+      gguf_config(gguf);
     } catch (const Error& error) {
       ASSERT_EQ(std::string(error.what()).find('\n'), std::string::npos);
       ++refused;

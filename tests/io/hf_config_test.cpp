@@ -41,11 +41,10 @@ Json json_of(const std::optional<T>& value) {
 }
 
 void expect_rope(const RopeParameters& rope, const Json& expected, const std::string& name) {
-  const std::map<RopeType, std::string> names = {{RopeType::kDefault, "default"},
-                                                 {RopeType::kLinear, "linear"},
-                                                 {RopeType::kDynamic, "dynamic"},
-                                                 {RopeType::kLlama3, "llama3"},
-                                                 {RopeType::kYarn, "yarn"}};
+  const std::map<RopeType, std::string> names = {
+      {RopeType::kDefault, "default"}, {RopeType::kLinear, "linear"},
+      {RopeType::kDynamic, "dynamic"}, {RopeType::kLlama3, "llama3"},
+      {RopeType::kYarn, "yarn"},       {RopeType::kLongrope, "longrope"}};
   const std::map<std::string, Json> ours = {
       {"rope_type", names.at(rope.type)},
       {"rope_theta", rope.theta},
@@ -76,9 +75,9 @@ void expect_config(const HfConfig& config, const Json& expected, const std::stri
       {"max_position_embeddings", config.max_position_embeddings},
       {"rms_norm_eps", config.rms_norm_eps},
       {"tie_word_embeddings", config.tie_word_embeddings},
-      {"attention_bias", config.attention_bias},
-      {"mlp_bias", config.mlp_bias},
-      {"hidden_act", config.hidden_act},
+      {"attention_bias", config.arch.qkv_bias && config.arch.output_bias},
+      {"mlp_bias", config.arch.mlp_bias},
+      {"hidden_act", config.arch.activation == Activation::kSilu ? "silu" : "gelu_pytorch_tanh"},
       {"initializer_range", config.initializer_range},
       {"bos_token_id", json_of(config.bos_token_id)},
       {"pad_token_id", json_of(config.pad_token_id)},
@@ -128,7 +127,7 @@ TEST(HfConfig, KeepsTheQuantizationAsText) {
 TEST(HfConfig, OneOfArchitectureAndModelTypeIsEnough) {
   EXPECT_EQ(parse({{"architectures", nullptr}}).architecture, "LlamaForCausalLM");
   EXPECT_EQ(parse({{"model_type", nullptr}}).model_type, "llama");
-  EXPECT_EQ(parse({{"hidden_act", "swish"}}).hidden_act, "silu");
+  EXPECT_EQ(parse({{"hidden_act", "swish"}}).arch.activation, Activation::kSilu);
   EXPECT_EQ(parse({{"torch_dtype", "torch.float16"}}).torch_dtype, "float16");
   EXPECT_EQ(parse({{"pad_token_id", -1}, {"bos_token_id", -1}, {"eos_token_id", -1}})
                 .eos_token_ids.size(),
@@ -136,19 +135,28 @@ TEST(HfConfig, OneOfArchitectureAndModelTypeIsEnough) {
 }
 
 TEST(HfConfig, UnknownArchitecturesAreRefusedWithTheList) {
-  const std::string known = "; known are LlamaForCausalLM (llama)";
-  EXPECT_REFUSED(R"({"architectures": ["MistralForCausalLM"], "model_type": "mistral"})",
-                 "architecture 'MistralForCausalLM' of model_type 'mistral' is not known" + known);
+  const std::string known =
+      "; known are LlamaForCausalLM (llama), MistralForCausalLM (mistral), Qwen2ForCausalLM "
+      "(qwen2), "
+      "Qwen3ForCausalLM (qwen3), Qwen3MoeForCausalLM (qwen3_moe), Gemma2ForCausalLM (gemma2), "
+      "Gemma3ForCausalLM (gemma3_text), Phi3ForCausalLM (phi3), SmolLM3ForCausalLM (smollm3), "
+      "MixtralForCausalLM (mixtral), the text part of Gemma3ForConditionalGeneration (gemma3)";
+  EXPECT_REFUSED(R"({"architectures": ["FalconForCausalLM"], "model_type": "falcon"})",
+                 "architecture 'FalconForCausalLM' of model_type 'falcon' is not known" + known);
+  EXPECT_REFUSED(R"({"architectures": ["MistralForCausalLM"]})",
+                 "'MistralForCausalLM' of model_type 'llama' is not known");
   EXPECT_REFUSED(R"({"architectures": ["LlamaModel"]})",
                  "'LlamaModel' of model_type 'llama' is not known");
   EXPECT_REFUSED(R"({"model_type": "mistral"})", "is not known");
+  EXPECT_REFUSED(R"({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"})",
+                 "is not known");  // no text_config
   EXPECT_REFUSED(R"({"architectures": null, "model_type": null})",
                  "architecture '' of model_type '' is not known");
   EXPECT_REFUSED(R"({"architectures": "LlamaForCausalLM"})",
                  "architectures is '\"LlamaForCausalLM\"', a list of one");
   EXPECT_REFUSED(R"({"architectures": ["A", "B"]})", "a list of one name");
   EXPECT_REFUSED(R"({"architectures": [1]})", "a list of one name");
-  EXPECT_EQ(known_architectures(), std::vector<std::string>{"LlamaForCausalLM (llama)"});
+  EXPECT_EQ(known_architectures().size(), 11U);
 }
 
 TEST(HfConfig, TextIsChecked) {
@@ -201,7 +209,8 @@ TEST(HfConfig, OtherFieldsAreChecked) {
   EXPECT_REFUSED(R"({"rms_norm_eps": 0})", "rms_norm_eps is 0, above 0 up to 1");
   EXPECT_REFUSED(R"({"rms_norm_eps": "1e-5"})", "rms_norm_eps is '\"1e-5\"', a number is allowed");
   EXPECT_REFUSED(R"({"initializer_range": -0.1})", "initializer_range is -0.1, 0 to 1");
-  EXPECT_REFUSED(R"({"hidden_act": "gelu"})", "hidden_act is 'gelu', silu is allowed");
+  EXPECT_REFUSED(R"({"hidden_act": "gelu"})",
+                 "hidden_act is 'gelu', silu and gelu_pytorch_tanh are allowed");
   EXPECT_REFUSED(R"({"hidden_act": 1})", "hidden_act is '1', a text is allowed");
   EXPECT_REFUSED(R"({"tie_word_embeddings": 1})",
                  "tie_word_embeddings is '1', true or false is allowed");
@@ -212,15 +221,16 @@ TEST(HfConfig, OtherFieldsAreChecked) {
   EXPECT_REFUSED(R"({"eos_token_id": [2, -1]})", "eos_token_id is '[2,-1]', a list of ids");
   EXPECT_REFUSED(R"({"eos_token_id": "2"})", "a whole number is allowed");
   EXPECT_REFUSED(R"({"partial_rotary_factor": 0.5})",
-                 "partial_rotary_factor is 0.5, but the Llama architecture");
+                 "partial_rotary_factor is 0.5, but the architecture LlamaForCausalLM");
 }
 
 TEST(HfConfig, RopeIsChecked) {
   const auto scaling = [](const std::string& text) { return R"({"rope_scaling": )" + text + "}"; };
-  EXPECT_REFUSED(scaling(R"({"type": "longrope"})"),
-                 "config.json: rope_scaling: rope type 'longrope' is not known; known are default, "
+  EXPECT_REFUSED(scaling(R"({"type": "xpos"})"),
+                 "config.json: rope_scaling: rope type 'xpos' is not known; known are default, "
                  "linear, dynamic, "
-                 "llama3, yarn");
+                 "llama3, yarn, longrope");
+  EXPECT_REFUSED(scaling(R"({"type": "longrope"})"), "short_factor is missing");
   EXPECT_REFUSED(scaling("[1]"), "rope_scaling: not a JSON object");
   EXPECT_REFUSED(scaling(R"({"type": 1})"), "type is '1', a text is allowed");
   EXPECT_REFUSED(scaling(R"({"type": "linear"})"), "factor is missing; a number is needed");

@@ -18,7 +18,7 @@ const std::vector<std::vector<int32_t>> kSequences = {{1, 7, 3, 9, 12}, {5, 2, 8
 
 /// Logits of a model that is read block by block and never held whole.
 torch::Tensor streamed_logits(const BlockLoader& loader, const TokenBatch& batch) {
-  const RopeTable rope(loader.config());
+  const RopeTables rope(loader.config());
   const PassLayout layout{.segment_starts = batch.segment_starts,
                           .rope = rope.angles(batch.segment_starts),
                           .compute_dtype = loader.compute_dtype()};
@@ -45,7 +45,7 @@ TEST_P(BlockLoaderTest, ABlockAtATimeGivesTheModelsLogits) {
     const torch::Tensor whole = decoder.logits(batch);
     EXPECT_LT(testing::relative_error(streamed_logits(loader, batch), whole), 1e-5) << in_4bit;
     const DecoderBlock block = loader.block(0);
-    const auto names = BlockLoader::linear_names(0);
+    const auto names = loader.linear_names(0);
     for (size_t i = 0; i < names.size(); ++i) {
       EXPECT_EQ(block.linears()[i]->name(), names[i]);
       EXPECT_EQ(block.linears()[i]->weight().is_quantized(), in_4bit);

@@ -8,8 +8,8 @@
 #include "core/rng.h"
 #include "io/float_convert.h"
 #include "io/hf_config.h"
-#include "io/llama_layout.h"
 #include "io/safetensors.h"
+#include "io/tensor_layout.h"
 #include "tests/support/temporary_folder.h"
 
 namespace qlora::testing {
@@ -76,30 +76,32 @@ Json tokenizer_json() {
 }
 
 Json config_json(const TinyCheckpoint& s) {
-  return {{"architectures", {"LlamaForCausalLM"}},
-          {"model_type", "llama"},
-          {"vocab_size", s.vocabulary},
-          {"hidden_size", s.width},
-          {"intermediate_size", s.mlp_width},
-          {"num_hidden_layers", s.layers},
-          {"num_attention_heads", s.heads},
-          {"num_key_value_heads", s.kv_heads},
-          {"max_position_embeddings", s.max_positions},
-          {"rms_norm_eps", 1e-5},
-          {"rope_theta", 10000.0},
-          {"hidden_act", "silu"},
-          {"tie_word_embeddings", s.tied_embeddings},
-          {"attention_bias", s.attention_bias},
-          {"mlp_bias", false},
-          {"bos_token_id", kTinyEndOfText},
-          {"eos_token_id", kTinyEndOfText},
-          {"torch_dtype", "bfloat16"}};
+  Json config = {{"architectures", {"LlamaForCausalLM"}},
+                 {"model_type", "llama"},
+                 {"vocab_size", s.vocabulary},
+                 {"hidden_size", s.width},
+                 {"intermediate_size", s.mlp_width},
+                 {"num_hidden_layers", s.layers},
+                 {"num_attention_heads", s.heads},
+                 {"num_key_value_heads", s.kv_heads},
+                 {"max_position_embeddings", s.max_positions},
+                 {"rms_norm_eps", 1e-5},
+                 {"rope_theta", 10000.0},
+                 {"hidden_act", "silu"},
+                 {"tie_word_embeddings", s.tied_embeddings},
+                 {"attention_bias", s.attention_bias},
+                 {"mlp_bias", false},
+                 {"bos_token_id", kTinyEndOfText},
+                 {"eos_token_id", kTinyEndOfText},
+                 {"torch_dtype", "bfloat16"}};
+  if (!s.config_changes.empty()) config.update(Json::parse(s.config_changes));
+  return config;
 }
 
-std::vector<std::byte> random_bf16(int64_t count, double scale, Rng& rng) {
+std::vector<std::byte> random_bf16(int64_t count, double scale, Rng& rng, double mean = 0) {
   std::vector<std::byte> bytes(count * 2);
   std::vector<float> values(count);
-  for (float& value : values) value = static_cast<float>(rng.normal() * scale);
+  for (float& value : values) value = static_cast<float>(mean + rng.normal() * scale);
   io::convert_f32_to_bf16(values.data(), count, bytes.data());
   return bytes;
 }
@@ -119,17 +121,16 @@ void write_tiny_checkpoint(const std::filesystem::path& folder, const TinyCheckp
   Rng rng(settings.seed);
   std::vector<std::vector<std::byte>> storage;
   std::vector<io::TensorView> tensors;
-  for (const io::ExpectedTensor& expected :
-       io::llama_tensors(io::parse_hf_config(config, "config.json"))) {
+  const io::HfConfig parsed = io::parse_hf_config(config, "config.json");
+  for (const io::ExpectedTensor& expected : io::model_tensors(parsed)) {
     int64_t count = 1;
     for (const int64_t size : expected.shape) count *= size;
-    const bool is_norm = expected.name.ends_with("norm.weight");
-    storage.push_back(random_bf16(count, is_norm ? 0.0 : settings.weight_scale, rng));
-    if (is_norm) {  // 1.0
-      for (size_t i = 0; i < storage.back().size(); i += 2) {
-        storage.back()[i] = std::byte{0x80};
-        storage.back()[i + 1] = std::byte{0x3F};
-      }
+    const bool is_norm = expected.role == io::TensorRole::kNorm;
+    if (is_norm) {
+      const double spread = settings.config_changes.empty() ? 0 : 0.2;
+      storage.push_back(random_bf16(count, spread, rng, 1 - parsed.arch.norm_offset));
+    } else {
+      storage.push_back(random_bf16(count, settings.weight_scale, rng));
     }
     tensors.push_back({expected.name, io::DType::kBF16, expected.shape, storage.back()});
   }

@@ -18,6 +18,7 @@ struct TinyCheckpoint {
   int64_t vocabulary = 264;  // at least the tokenizer's
   bool tied_embeddings = true;
   bool attention_bias = false;
+  std::string config_changes = {};  // JSON laid over config.json: another family, its keys
 };
 
 /// Ids of the tokenizer that the folder holds: bytes 0 … 255 in GPT-2's order of characters, then
@@ -27,8 +28,9 @@ inline constexpr int32_t kTinyImStart = 257;
 inline constexpr int32_t kTinyImEnd = 258;
 inline constexpr int64_t kTinyVocabulary = 264;
 
-/// Writes a Hugging Face folder with random BF16 weights of the Llama architecture and a
-/// byte-level BPE tokenizer: the same bytes for the same settings.
+/// Writes a Hugging Face folder with random BF16 weights of the Llama architecture or the one that
+/// config_changes name, and a byte-level BPE tokenizer: the same bytes for the same settings. Norms
+/// leave what they norm as it is; those of other families than Llama nearly so.
 void write_tiny_checkpoint(const std::filesystem::path& folder,
                            const TinyCheckpoint& settings = {});
 

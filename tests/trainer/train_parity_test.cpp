@@ -107,5 +107,76 @@ TEST_P(TrainParity, EqualsThePeersStepForStep) {
 INSTANTIATE_TEST_SUITE_P(Runs, TrainParity,
                          ::testing::Values("constant", "linear", "cosine_tied", "nf4_constant"));
 
+// ---------------------------------------------------------------------- families of models
+
+/// The fixture's rows [n, T]: its targets are the next tokens, or carry no loss.
+data::ExampleSet read_rows(const io::SafetensorsReader& reader) {
+  const auto tokens = integers(reader, "step_tokens"), targets = integers(reader, "step_targets");
+  const int64_t rows = reader.at("step_tokens").shape[0],
+                length = reader.at("step_tokens").shape[1];
+  data::ExampleSet set{.name = "fixture", .max_length = length, .examples = {}, .counts = {}};
+  for (int64_t r = 0; r < rows; ++r) {
+    data::Example example;
+    for (int64_t t = r * length; t < (r + 1) * length; ++t) {
+      const auto i = static_cast<size_t>(t);
+      example.tokens.push_back(tokens[i]);
+      example.learn.push_back(t > r * length && targets[i - 1] != kIgnoreTarget);
+    }
+    set.examples.push_back(std::move(example));
+  }
+  return set;
+}
+
+std::vector<std::string> family_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kParity / "families")) {
+    names.push_back(entry.path().filename());
+  }
+  return names;
+}
+
+class FamilyRun : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(FamilyRun, FirstFiveLossesEqualPeft) {
+  set_thread_count(1);
+  const fs::path folder = kParity / "families" / GetParam();
+  const nlohmann::json want = read_json(folder / "reference.json");
+  const io::SafetensorsReader reference(folder / "reference.safetensors");
+  const testing::TemporaryFolder out;
+  const data::ExampleSet examples = read_rows(reference);
+  model::Decoder model = testing::load_fp32(folder, /*in_4bit=*/false);
+  model.load_adapter((folder / "init_adapter").string(), lora::AdapterDtype::kFloat32);
+
+  TrainOptions options;
+  options.output_dir = (out / "run").string();
+  options.max_steps = static_cast<int64_t>(want.at("losses").size());
+  options.batching = {.per_device_train_batch_size = 2,
+                      .gradient_accumulation_steps = 1,
+                      .packing = false,
+                      .shuffle = false};
+  options.optimizer = {.kind = OptimizerKind::kAdamW32bit,
+                       .learning_rate = want.at("learning_rate"),
+                       .weight_decay = 0};
+  options.schedule.kind = ScheduleKind::kConstant;
+  options.schedule.warmup_steps = 0;
+  options.max_gradient_norm = 0.0;
+  options.save.strategy = Strategy::kNo;
+  RunFacts facts;
+  EventLog log;
+  train(model, examples, nullptr, options, facts, log);
+
+  const auto steps = log.of("step");
+  ASSERT_EQ(steps.size(), want.at("losses").size());
+  for (size_t i = 0; i < steps.size(); ++i) {
+    EXPECT_NEAR(steps[i].at("loss").get<double>(), want.at("losses")[i].get<double>(), 2e-3) << i;
+  }
+  // Something was learnt, so that equal losses say something.
+  EXPECT_GT(std::abs(want.at("losses")[0].get<double>() - want.at("losses")[4].get<double>()),
+            1e-2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyRun, ::testing::ValuesIn(family_names()),
+                         [](const auto& info) { return info.param; });
+
 }  // namespace
 }  // namespace qlora::trainer

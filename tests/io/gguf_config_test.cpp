@@ -1,11 +1,11 @@
-#include "io/gguf_llama.h"
+#include "io/gguf_config.h"
 
 #include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <numbers>
 
-#include "io/llama_layout.h"
+#include "io/tensor_layout.h"
 #include "tests/io/gguf_builder.h"
 
 namespace qlora::io {
@@ -28,7 +28,7 @@ GgufBuilder metadata() {
 class GgufLlama : public ::testing::Test {
  protected:
   HfConfig config_of(const GgufBuilder& file) {
-    return gguf_llama_config(GgufReader(folder_.put("a.gguf", file.build())));
+    return gguf_config(GgufReader(folder_.put("a.gguf", file.build())));
   }
   template <class Kind = FormatError>
   std::string refusal(const GgufBuilder& file) {
@@ -41,7 +41,7 @@ class GgufLlama : public ::testing::Test {
   EXPECT_NE(refusal(file).find(part), std::string::npos) << refusal(file)
 
 TEST_F(GgufLlama, ReadsTheConfig) {
-  const HfConfig config = gguf_llama_config(GgufReader(fixture("gguf/tiny_llama.gguf")));
+  const HfConfig config = gguf_config(GgufReader(fixture("gguf/tiny_llama.gguf")));
   HfConfig expected = read_hf_config(fixture("gguf/tiny_llama/config.json"));
   EXPECT_NEAR(config.rms_norm_eps, expected.rms_norm_eps, 1e-12);  // stored as float
   expected.rms_norm_eps = config.rms_norm_eps;
@@ -64,16 +64,17 @@ TEST_F(GgufLlama, FillsInWhatIsAbsent) {
   EXPECT_EQ(config.rope.theta, 10000.0);
   EXPECT_EQ(config.max_position_embeddings, 77);
   EXPECT_TRUE(config.tie_word_embeddings);
-  EXPECT_FALSE(config.attention_bias);
-  EXPECT_FALSE(config.mlp_bias);
+  EXPECT_FALSE(config.arch.qkv_bias);
+  EXPECT_FALSE(config.arch.mlp_bias);
   EXPECT_TRUE(config.eos_token_ids.empty());
   EXPECT_EQ(config.bos_token_id, std::nullopt);
 }
 
 TEST_F(GgufLlama, RefusesWhatIsNotLlama) {
   EXPECT_REFUSED(GgufBuilder().u32("x", 1), "metadata key 'general.architecture' is missing");
-  EXPECT_REFUSED(GgufBuilder().text("general.architecture", "qwen2"),
-                 "general.architecture is 'qwen2'; known is llama");
+  EXPECT_REFUSED(GgufBuilder().text("general.architecture", "falcon"),
+                 "general.architecture is 'falcon'; known are llama, qwen2, qwen3, gemma2, "
+                 "gemma3, phi3, smollm3");
   EXPECT_REFUSED(GgufBuilder().text("general.architecture", "llama"),
                  "metadata key 'llama.vocab_size' is missing");
   EXPECT_REFUSED(metadata().u32("llama.expert_count", 8),
@@ -85,7 +86,7 @@ TEST_F(GgufLlama, RefusesWhatIsNotLlama) {
   EXPECT_REFUSED(metadata().floats("blk.0.ffn_gate_inp.weight", {4}),
                  "tensor 'blk.0.ffn_gate_inp.weight' is none of");
   EXPECT_REFUSED(metadata().floats("blk.1.attn_norm.weight", {64}),
-                 "is none of a Llama model with 1 blocks");
+                 "is none of a model of this architecture with 1 blocks");
 }
 
 TEST_F(GgufLlama, ValuesAreChecked) {
@@ -234,8 +235,7 @@ TEST_F(GgufLlama, FrequencyTensorBecomesLlama3) {
   EXPECT_EQ(config_of(with(std::vector<float>(32, 1.0f))).rope.type, RopeType::kDefault);
   EXPECT_REFUSED(with(std::vector<float>(32, 2.0f)),
                  "tensor 'rope_freqs.weight' holds no llama3 scaling");
-  EXPECT_REFUSED(with(factors, true),
-                 "both tensor 'rope_freqs.weight' and llama.rope.scaling.type");
+  EXPECT_REFUSED(with(factors, true), "both tensor 'rope_freqs.weight' and rope.scaling.type");
   const std::string shape = refusal<ShapeError>(with(std::vector<float>(16, 1.0f)));
   EXPECT_NE(shape.find("tensor 'rope_freqs.weight' has shape [16], expected [32]"),
             std::string::npos)
@@ -243,9 +243,9 @@ TEST_F(GgufLlama, FrequencyTensorBecomesLlama3) {
 }
 
 TEST(LlamaLayout, NamesEveryTensor) {
-  HfConfig config = gguf_llama_config(GgufReader(fixture("gguf/tiny_llama.gguf")));
+  HfConfig config = gguf_config(GgufReader(fixture("gguf/tiny_llama.gguf")));
   const GgufReader gguf(fixture("gguf/tiny_llama.gguf"));
-  const auto tensors = llama_tensors(config);
+  const auto tensors = model_tensors(config);
   EXPECT_EQ(tensors.size(), gguf.tensors().size());
   for (const ExpectedTensor& tensor : tensors) {
     ASSERT_NE(gguf.find_tensor(tensor.gguf_name), nullptr) << tensor.gguf_name;
@@ -255,11 +255,11 @@ TEST(LlamaLayout, NamesEveryTensor) {
     EXPECT_EQ(tensor.rope_permuted, q_or_k) << tensor.name;
   }
   config.tie_word_embeddings = true;
-  config.attention_bias = false;
-  EXPECT_EQ(llama_tensors(config).size(), tensors.size() - 1 - 8);
-  config.mlp_bias = true;
-  EXPECT_EQ(llama_tensors(config).size(), tensors.size() - 1 - 8 + 6);
-  EXPECT_EQ(llama_tensors(config).back().name, "model.norm.weight");
+  config.arch.qkv_bias = config.arch.output_bias = false;
+  EXPECT_EQ(model_tensors(config).size(), tensors.size() - 1 - 8);
+  config.arch.mlp_bias = true;
+  EXPECT_EQ(model_tensors(config).size(), tensors.size() - 1 - 8 + 6);
+  EXPECT_EQ(model_tensors(config).back().name, "model.norm.weight");
 }
 
 }  // namespace

@@ -8,15 +8,17 @@
 
 namespace qlora::io {
 
-/// The config that the metadata of a GGUF file of the Llama architecture stand for.
+/// The config that the metadata of a GGUF file stand for, for the families of io/gguf_family.h.
 ///   Tied      a file without output.weight has tied embeddings
-///   Bias      read off the tensors: attn_q.bias and ffn_gate.bias of block 0
-///   Rope      linear and yarn scaling from llama.rope.scaling.*; the factors of rope_freqs.weight
-///   are
-///             turned back into llama3 parameters
+///   Bias      read off the tensors: attn_q.bias, attn_output.bias and ffn_gate.bias of block 0
+///   Rope      linear and yarn scaling from rope.scaling.*; the factors of rope_freqs.weight are
+///             turned back into llama3 parameters, those of rope_factors_long and _short are
+///             longrope's
+///   Family    what llama.cpp's graph takes for granted (the windows of Gemma, SmolLM3's blocks
+///             without rotation) is filled in
 ///   throws    FormatError for another general.architecture, a missing key, a value out of range,
 ///             experts, scaling that is not known, and tensors that the architecture does not have
-HfConfig gguf_llama_config(const GgufReader& gguf);
+HfConfig gguf_config(const GgufReader& gguf);
 
 /// Llama3 parameters whose frequency factors are these (llama.cpp stores 1 / scale for each pair of
 /// dimensions). Low, high and original length are known up to a common scale: low_freq_factor is 1.
