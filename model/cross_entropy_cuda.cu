@@ -33,14 +33,25 @@ struct Softmax {
   }
 };
 
+/// A logit as the loss sees it.
+__device__ float capped(float x, float softcap) {
+  return softcap > 0 ? softcap * std::tanh(x / softcap) : x;
+}
+
+/// d capped / d x, from the capped logit.
+__device__ float cap_slope(float z, float softcap) {
+  return softcap > 0 ? 1.0f - (z / softcap) * (z / softcap) : 1.0f;
+}
+
 /// Softmax of a row, in all threads of the block.
 template <class T>
-__device__ Softmax row_softmax(const T* x, int64_t n, bool wide) {
+__device__ Softmax row_softmax(const T* x, int64_t n, float softcap, bool wide) {
   __shared__ Softmax of_warps[kThreads / kWarpSize];
   Softmax all{-INFINITY, 0};
   for (int64_t i = kRun * threadIdx.x; i < n; i += kRun * kThreads) {
     float v[kRun];
     load_run(x + i, n - i, wide, v);
+    for (float& logit : v) logit = capped(logit, softcap);
     Softmax run{-INFINITY, 0};
     for (int k = 0; k < kRun; ++k) {
       if (i + k < n && v[k] > run.top) run.top = v[k];
@@ -63,8 +74,8 @@ __device__ Softmax row_softmax(const T* x, int64_t n, bool wide) {
   return all;
 }
 
-/// nll[t] = log(sum(exp(logits[t]))) − logits[t, target[t]]; with want_gradient the logits become
-/// gradient_scale·(softmax − onehot(target)).
+/// nll[t] = log(sum(exp(z[t]))) − z[t, target[t]], z the logits or softcap·tanh(logits / softcap);
+/// with want_gradient the logits become gradient_scale·dz·(softmax(z) − onehot(target)).
 ///   Shapes    logits [T, V] T, targets [T] i64, nll [T] f32
 ///   Launch    one block of 512 threads per token; reads V logits twice (greatest and sum in one
 ///             pass), writes them once
@@ -75,11 +86,11 @@ template <class T>
 __global__ void cross_entropy_kernel(CrossEntropyArgs a, T* logits, bool wide) {
   const int64_t t = blockIdx.x, n = a.vocabulary;
   T* x = logits + t * n;
-  const Softmax all = row_softmax(x, n, wide);
+  const Softmax all = row_softmax(x, n, a.softcap, wide);
   const int64_t target = a.targets[t];
   const float log_sum = std::log(all.sum);
   // The maximum is taken off both first: what is left is small and exact.
-  if (threadIdx.x == 0) a.nll[t] = log_sum + (all.top - widened(x[target]));
+  if (threadIdx.x == 0) a.nll[t] = log_sum + (all.top - capped(widened(x[target]), a.softcap));
   if (!a.want_gradient) return;
   __syncthreads();  // the target's logit is read before it is replaced
   const float shift = all.top + log_sum;
@@ -87,8 +98,8 @@ __global__ void cross_entropy_kernel(CrossEntropyArgs a, T* logits, bool wide) {
     float v[kRun];
     load_run(x + i, n - i, wide, v);
     for (int k = 0; k < kRun; ++k) {
-      const float p = std::exp(v[k] - shift);
-      v[k] = (i + k == target ? p - 1.0f : p) * a.gradient_scale;
+      const float z = capped(v[k], a.softcap), p = std::exp(z - shift);
+      v[k] = (i + k == target ? p - 1.0f : p) * cap_slope(z, a.softcap) * a.gradient_scale;
     }
     store_run(v, n - i, wide, x + i);
   }

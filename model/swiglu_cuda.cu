@@ -23,7 +23,26 @@ __device__ float sigmoid(float x) {
   return 1.0f / (1.0f + std::exp(-(x < -87.0f ? -87.0f : x)));
 }
 
-/// y = gate·sigmoid(gate)·up
+/// An activation and its slope.
+struct Activated {
+  float value, slope;
+};
+
+/// x·s and s·(1 + x·(1 − s)), s = sigmoid(x); or GELU with tanh (Hendrycks and Gimpel,
+/// arXiv:1606.08415, section 2): x·(1 + t)/2, t = tanh(√(2/π)·(x + 0.044715·x³))
+__device__ Activated activated(float x, io::Activation activation) {
+  if (activation == io::Activation::kSilu) {
+    const float s = sigmoid(x);
+    return {x * s, s * (1.0f + x * (1.0f - s))};
+  }
+  constexpr float kRoot = 0.7978845608028654f, kCube = 0.044715f;
+  const float square = x * x, t = std::tanh(kRoot * (x * (1.0f + kCube * square)));
+  const float left = 0.5f * (1.0f + t);
+  const float bell = 0.5f * x * (1.0f - t * t);
+  return {x * left, left + bell * (kRoot * (1.0f + 3 * kCube * square))};
+}
+
+/// y = activation(gate)·up
 ///   Launch    one thread per 16 bytes of each array, 256 per block
 ///   Requires  wide: all arrays start at multiples of 16 B
 ///   Numerics  bounded: docs/numerics.md, model
@@ -34,11 +53,11 @@ __global__ void swiglu_kernel(SwigluArgs a, const T* gate, const T* up, T* y, bo
   float g[kRun<T>], u[kRun<T>];
   load_run(gate + i, a.count - i, wide, g);
   load_run(up + i, a.count - i, wide, u);
-  for (int k = 0; k < kRun<T>; ++k) g[k] = g[k] * sigmoid(g[k]) * u[k];
+  for (int k = 0; k < kRun<T>; ++k) g[k] = activated(g[k], a.activation).value * u[k];
   store_run(g, a.count - i, wide, y + i);
 }
 
-/// dgate = dy·up·s·(1 + gate·(1 − s)),  dup = dy·gate·s,  s = sigmoid(gate)
+/// dgate = dy·up·activation'(gate),  dup = dy·activation(gate)
 ///   Launch    as swiglu_kernel
 ///   Numerics  bounded: docs/numerics.md, model
 template <class T>
@@ -51,10 +70,9 @@ __global__ void swiglu_backward_kernel(SwigluBackwardArgs a, const T* dy, const 
   load_run(gate + i, a.count - i, wide, g);
   load_run(up + i, a.count - i, wide, u);
   for (int k = 0; k < kRun<T>; ++k) {
-    const float s = sigmoid(g[k]);
-    const float slope = s * (1.0f + g[k] * (1.0f - s));
-    u[k] = v[k] * u[k] * slope;
-    g[k] = v[k] * (g[k] * s);
+    const Activated gate_of = activated(g[k], a.activation);
+    u[k] = v[k] * u[k] * gate_of.slope;
+    g[k] = v[k] * gate_of.value;
   }
   store_run(u, a.count - i, wide, dgate + i);
   store_run(g, a.count - i, wide, dup + i);

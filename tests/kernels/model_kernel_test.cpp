@@ -81,11 +81,15 @@ TEST_P(ModelKernel, RmsNormAndItsBackward) {
 }
 
 TEST_P(ModelKernel, RopeIsBitExact) {
-  for (const auto& [tokens, heads, head_dim, offset] :
-       std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t>>{
-           {3, 2, 64, 0}, {40, 3, 128, 0}, {2, 1, 6, 0}, {1, 3, 10, 1}}) {
-    const int64_t count = tokens * heads * head_dim, half = head_dim / 2;
-    Numbers x = random(count, 4), want(kind(), count);
+  for (const auto& [tokens, heads, head_dim, rotary_dim, offset] :
+       std::vector<std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>>{{3, 2, 64, 64, 0},
+                                                                            {40, 3, 128, 128, 0},
+                                                                            {2, 1, 6, 6, 0},
+                                                                            {1, 3, 10, 10, 1},
+                                                                            {5, 3, 64, 48, 0},
+                                                                            {2, 3, 14, 6, 1}}) {
+    const int64_t count = tokens * heads * head_dim, half = rotary_dim / 2;
+    Numbers x = random(count, 4), want = x;  // what does not turn is copied
     const auto cos = testing::normal_values(tokens * half, 5, 1);
     const auto sin = testing::normal_values(tokens * half, 6, 1);
     for (const float sign : {1.0f, -1.0f}) {
@@ -99,7 +103,7 @@ TEST_P(ModelKernel, RopeIsBitExact) {
       Placed in = placed(x, offset), out = blank(count, offset);
       auto pcos = floats(cos, offset), psin = floats(sin, offset);
       RopeArgs args{in.data(), pcos.floats(), psin.floats(), out.data(), tokens,
-                    heads,     head_dim,      sign,          kind()};
+                    heads,     head_dim,      rotary_dim,    sign,       kind()};
       is_cuda() ? cuda::rope(args) : cpu::rope(args);
       EXPECT_TRUE(testing::same_bits(out.values(), want)) << tokens << " x " << head_dim;
       args.y = in.data();  // y may be x
@@ -126,10 +130,11 @@ TEST_P(ModelKernel, SwigluAndItsBackward) {
     }
     Placed g = placed(gate, offset), u = placed(up, offset), v = placed(dy, offset);
     Placed y = blank(count, offset), dgate = blank(count, offset), dup = blank(count, offset);
-    const SwigluArgs args{g.data(), u.data(), y.data(), count, kind()};
+    const auto silu = io::Activation::kSilu;
+    const SwigluArgs args{g.data(), u.data(), y.data(), count, silu, kind()};
     is_cuda() ? cuda::swiglu(args) : cpu::swiglu(args);
     const SwigluBackwardArgs back{v.data(),   g.data(), u.data(), dgate.data(),
-                                  dup.data(), count,    kind()};
+                                  dup.data(), count,    silu,     kind()};
     is_cuda() ? cuda::swiglu_backward(back) : cpu::swiglu_backward(back);
     Numbers got_y = y.values(), got_dgate = dgate.values(), got_dup = dup.values();
     for (int64_t i = 0; i < count; ++i) {
@@ -148,6 +153,45 @@ TEST_P(ModelKernel, SwigluAndItsBackward) {
   }
 }
 
+TEST_P(ModelKernel, GatedGeluAndItsBackward) {
+  for (const auto& [count, offset] :
+       std::vector<std::tuple<int64_t, int64_t>>{{512, 0}, {5003, 0}, {77, 1}}) {
+    Numbers gate = random(count, 7, 3), up = random(count, 8), dy = random(count, 9);
+    const float special[] = {0, -0.0f, 9, -9, 40, -40, 1e-20f};
+    for (int64_t i = 0; i < 7; ++i) gate.set(i + 3, special[i]);
+    Placed g = placed(gate, offset), u = placed(up, offset), v = placed(dy, offset);
+    Placed y = blank(count, offset), dgate = blank(count, offset), dup = blank(count, offset);
+    const auto gelu = io::Activation::kGeluTanh;
+    const SwigluArgs args{g.data(), u.data(), y.data(), count, gelu, kind()};
+    is_cuda() ? cuda::swiglu(args) : cpu::swiglu(args);
+    const SwigluBackwardArgs back{v.data(),   g.data(), u.data(), dgate.data(),
+                                  dup.data(), count,    gelu,     kind()};
+    is_cuda() ? cuda::swiglu_backward(back) : cpu::swiglu_backward(back);
+    Numbers got_y = y.values(), got_dgate = dgate.values(), got_dup = dup.values();
+    for (int64_t i = 0; i < count; ++i) {
+      const double x = gate.get(i), a = up.get(i), d = dy.get(i);
+      const double inner = std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x);
+      const double t = std::tanh(inner), left = 0.5 * (1 + t);
+      // tanh's argument comes from 6 roundings, tanh itself errs by up to 4 units.
+      const double t_error =
+          kF32Unit * (8 * (1 - t * t) * std::fabs(inner) + 8 * std::fabs(t) + 1e-30);
+      const double left_error = 0.5 * t_error + kF32Unit;
+      const double forward = std::fabs(x) * (left_error + 4 * kF32Unit * left);
+      EXPECT_TRUE(testing::within(got_y.get(i), x * left * a, forward * std::fabs(a), kind())) << x;
+      EXPECT_TRUE(testing::within(got_dup.get(i), d * x * left, forward * std::fabs(d), kind()))
+          << x;
+      const double steep = std::sqrt(2 / std::acos(-1.0)) * (1 + 3 * 0.044715 * x * x);
+      const double bell = 0.5 * x * (1 - t * t), slope = left + bell * steep;
+      const double bell_error = 0.5 * std::fabs(x) * (2 * std::fabs(t) * t_error + 2 * kF32Unit);
+      const double error = left_error + bell_error * steep +
+                           kF32Unit * (10 * std::fabs(bell) * steep + 4 * std::fabs(slope));
+      EXPECT_TRUE(
+          testing::within(got_dgate.get(i), d * a * slope, error * std::fabs(d * a), kind()))
+          << x;
+    }
+  }
+}
+
 /// Roundings on the way of a term of the sum of exponentials: a chain of V / 4 additions on the
 /// plainest target, and what stands beside them.
 double sum_roundings(int64_t vocabulary) {
@@ -155,10 +199,15 @@ double sum_roundings(int64_t vocabulary) {
 }
 
 TEST_P(ModelKernel, CrossEntropyAndItsGradient) {
-  for (const auto& [tokens, vocabulary, offset, sigma] :
-       std::vector<std::tuple<int64_t, int64_t, int64_t, float>>{
-           {3, 512, 0, 2}, {2, 9001, 0, 4}, {1, 4096, 0, 30}, {4, 33, 1, 1}, {2, 1, 0, 1}}) {
-    SCOPED_TRACE(::testing::Message() << tokens << " x " << vocabulary);
+  for (const auto& [tokens, vocabulary, offset, sigma, softcap] :
+       std::vector<std::tuple<int64_t, int64_t, int64_t, float, float>>{{3, 512, 0, 2, 0},
+                                                                        {2, 9001, 0, 4, 0},
+                                                                        {1, 4096, 0, 30, 0},
+                                                                        {4, 33, 1, 1, 0},
+                                                                        {2, 1, 0, 1, 0},
+                                                                        {3, 600, 0, 20, 30},
+                                                                        {2, 33, 1, 4, 5}}) {
+    SCOPED_TRACE(::testing::Message() << tokens << " x " << vocabulary << ", cap " << softcap);
     constexpr float kScale = 0.25f;
     Numbers logits = random(tokens * vocabulary, 10, sigma);
     std::vector<int64_t> targets;
@@ -168,18 +217,26 @@ TEST_P(ModelKernel, CrossEntropyAndItsGradient) {
       Placed x = placed(logits, offset);
       auto device_targets = array(targets);
       auto nll = floats(std::vector<float>(tokens, -1));
-      const CrossEntropyArgs args{x.data(), device_targets.data(), nll.floats(), tokens, vocabulary,
-                                  kScale,   want_gradient,         kind()};
+      const CrossEntropyArgs args{
+          x.data(), device_targets.data(), nll.floats(), tokens, vocabulary, kScale,
+          softcap,  want_gradient,         kind()};
       is_cuda() ? cuda::cross_entropy(args) : cpu::cross_entropy(args);
       Numbers got = x.values(), got_nll = nll.values();
       for (int64_t t = 0; t < tokens; ++t) {
         double most = -INFINITY, sum = 0;
-        const auto at = [&](int64_t i) -> double { return logits.get(t * vocabulary + i); };
+        const double cap = softcap;
+        const auto at = [&](int64_t i) -> double {
+          const double x = logits.get(t * vocabulary + i);
+          return cap > 0 ? cap * std::tanh(x / cap) : x;
+        };
+        // A capped logit errs by tanh's 4 units and by its argument's rounding, which counts less
+        // the flatter tanh is: at most as the logit itself would.
+        const double cap_error = cap > 0 ? 8 * kF32Unit * cap : 0;
         for (int64_t i = 0; i < vocabulary; ++i) most = std::max(most, at(i));
         for (int64_t i = 0; i < vocabulary; ++i) sum += std::exp(at(i) - most);
         const double log_sum = std::log(sum), want = log_sum + (most - at(targets[t]));
         const double sum_error = testing::gamma(sum_roundings(vocabulary));
-        const double error = sum_error + 4 * kF32Unit * (log_sum + want + 1);
+        const double error = sum_error + 4 * kF32Unit * (log_sum + want + 1) + 2 * cap_error;
         EXPECT_NEAR(got_nll.get(t), want, error);
         if (!want_gradient) continue;
         const double shift = most + log_sum;
@@ -187,11 +244,16 @@ TEST_P(ModelKernel, CrossEntropyAndItsGradient) {
           const double p = std::exp(at(i) - shift), hit = i == targets[t] ? 1 : 0;
           // exp of a difference errs by the difference's roundings, those of the shift included.
           const double distance = std::isinf(at(i)) ? 0 : std::fabs(at(i) - shift);
-          const double exponent =
-              sum_error + kF32Unit * (distance + std::fabs(shift) + 4 * (log_sum + 1) + 8);
-          const double bound = kScale * (2 * p * exponent + 2 * kF32Unit * hit) + 1e-38;
-          ASSERT_TRUE(
-              testing::within(got.get(t * vocabulary + i), kScale * (p - hit), bound, kind()))
+          const double exponent = sum_error +
+                                  kF32Unit * (distance + std::fabs(shift) + 4 * (log_sum + 1) + 8) +
+                                  2 * cap_error;
+          const double through = cap > 0 ? 1 - std::pow(at(i) / cap, 2) : 1;
+          const double slope_error = cap > 0 ? 24 * kF32Unit : 0;  // 2 (z / cap) times z / cap's
+          const double bound = kScale * ((2 * p * exponent + 2 * kF32Unit * hit) * through +
+                                         slope_error * std::fabs(p - hit)) +
+                               1e-38;
+          ASSERT_TRUE(testing::within(got.get(t * vocabulary + i), kScale * (p - hit) * through,
+                                      bound, kind()))
               << i;
         }
       }
@@ -208,7 +270,7 @@ TEST_P(ModelKernel, ALogitThatIsNoNumberShowsInTheLoss) {
   Placed x = placed(logits);
   auto targets = array(std::vector<int64_t>{3, 4});
   auto nll = floats({-1, -1});
-  const CrossEntropyArgs args{x.data(), targets.data(), nll.floats(), 2, 600, 1, true, kind()};
+  const CrossEntropyArgs args{x.data(), targets.data(), nll.floats(), 2, 600, 1, 0, true, kind()};
   is_cuda() ? cuda::cross_entropy(args) : cpu::cross_entropy(args);
   EXPECT_TRUE(std::isnan(nll.values().get(0)));
   EXPECT_FALSE(std::isnan(nll.values().get(1)));
