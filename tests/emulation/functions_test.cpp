@@ -261,6 +261,13 @@ TEST(DeviceFunctions, WarpsShuffleVoteAndReduce) {
   }
 }
 
+TEST(DeviceFunctions, SharedAddressesWrapAt32Bits) {
+  auto in = on_device(std::vector<float>{1, 2, 3});
+  auto out = on_device(std::vector<float>(3));
+  planted::wrapping_addresses(in.data(), out.data(), 3);
+  EXPECT_EQ(out.values(), (std::vector<float>{3, 2, 1}));
+}
+
 TEST(DeviceFunctions, AtomicsCountEveryThread) {
   std::vector<int32_t> in(kCount);
   for (int i = 0; i < kCount; ++i) in[i] = i * 7919 % 1009 - 500;

@@ -140,7 +140,10 @@ char* at(Thread& thread, Space space, uint64_t address, size_t bytes, Access acc
   if (address % bytes != 0) {
     fail(thread, line, fmt::format("a misaligned access, {} bytes at {:#x}", bytes, address));
   }
-  if (space == Space::kShared) return find_shared(thread, address, bytes, access, line);
+  if (space ==
+      Space::kShared) {  // its addresses have 32 bits: a register's and an offset's sum wraps
+    return find_shared(thread, static_cast<uint32_t>(address), bytes, access, line);
+  }
   if (space == Space::kGeneric && address >= kSharedWindow &&
       address < kSharedWindow + (uint64_t{1} << 32)) {
     return find_shared(thread, address - kSharedWindow, bytes, access, line);

@@ -160,11 +160,27 @@ __global__ void atomic_kernel(const int32_t* in, int32_t* totals, float* float_s
   atomicAdd(double_sum, static_cast<double>(in[i]));
 }
 
+__global__ void wrapping_kernel(const float* in, float* out, int count) {
+  __shared__ float values[kBlock];
+  const int thread = static_cast<int>(threadIdx.x);
+  values[thread] = thread < count ? in[count - 1 - thread] : 0;
+  __syncthreads();
+  const auto base = static_cast<uint32_t>(__cvta_generic_to_shared(values));
+  float value = 0;
+  asm volatile("ld.shared.f32 %0, [%1+1024];" : "=f"(value) : "r"(base + 4 * thread - 1024));
+  if (thread < count) out[thread] = value;
+}
+
 unsigned blocks_of(int count) {
   return qlora::cuda::grid_size(count, kBlock);
 }
 
 }  // namespace
+
+void wrapping_addresses(const float* in, float* out, int count) {
+  wrapping_kernel<<<1, kBlock>>>(in, out, count);
+  qlora::cuda::check(cudaGetLastError());
+}
 
 void float_functions(const float* in, float* out, int count) {
   float_kernel<<<blocks_of(count), kBlock>>>(in, out, count);

@@ -29,4 +29,8 @@ void warp_functions(const int32_t* in, int32_t* out, int count);
 void atomic_functions(const int32_t* in, int32_t* totals, float* float_sum, double* double_sum,
                       int count);
 
+/// out[i] = in[count - 1 - i], count <= 64, through a shared address that only wrapping at 32 bits
+/// makes right: newer compilers write such.
+void wrapping_addresses(const float* in, float* out, int count);
+
 }  // namespace qlora::emulation::planted
