@@ -194,6 +194,31 @@ TEST_P(EmulatedRuntime, MemoryRunsOutAtItsCapacity) {
   cudaGetLastError();
 }
 
+TEST_P(EmulatedRuntime, AGraphRepeatsTheWorkOfItsStream) {
+  const Stream stream;
+  auto in = array(2), out = array(0);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  EXPECT_EQ(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal),
+            cudaErrorStreamCaptureUnsupported);
+  EXPECT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaErrorIllegalState);
+  EXPECT_EQ(cudaGraphInstantiate(&executable, nullptr, 0), cudaErrorInvalidValue);
+  ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal), cudaSuccess);
+  EXPECT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal),
+            cudaErrorIllegalState);
+  cudaGetLastError();
+  planted::add_to(in.data(), out.data(), kCount, stream.get());
+  ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+  stream.synchronize();
+  EXPECT_EQ(out.values()[0], 0);  // kept, not run
+  ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
+  EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  for (int i = 0; i < 3; ++i) ASSERT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
+  stream.synchronize();
+  EXPECT_EQ(out.values()[kCount - 1], 6);
+  EXPECT_EQ(cudaGraphExecDestroy(executable), cudaSuccess);
+}
+
 TEST_P(EmulatedRuntime, WrongCallsAreErrors) {
   auto in = array(1);
   std::vector<float> host(kCount + 1);

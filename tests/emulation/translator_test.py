@@ -62,6 +62,11 @@ class Refusing(unittest.TestCase):
     def test_special_registers(self):
         self.refused("\tmov.u32 %r1, %smid;", "%smid")
 
+    def test_a_parameter_is_read_through_an_address_in_a_register(self):
+        text, _ = translate(entry("\tmov.b64 %rd1, k_param_1;\n\tadd.s64 %rd2, %rd1, 8;\n\tld.param.u64 %rd1, [%rd2+-8];"))
+        self.assertIn("b64(8)", text)  # where parameter 1 begins
+        self.assertIn("parameter_at(t, parameters, 32,", text)
+
     def test_parameters_are_checked(self):
         self.refused("\tld.param.u64 %rd1, [k_param_1+20];", "24")
         self.refused("\tst.param.u64 [k_param_0], %rd1;", "parameter")
