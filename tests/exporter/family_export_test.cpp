@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "io/family.h"
 #include "tests/exporter/export_fixture.h"
 #include "tests/support/errors.h"
 
@@ -160,9 +161,8 @@ TEST_P(FamilyExport, MergesIntoSixteenBits) {
   const StageResult& chosen = *chosen_stage(result.report);
   EXPECT_NEAR(*chosen.perplexity / *merged.perplexity, 1, 5e-3);
   EXPECT_NEAR(*chosen.perplexity / perplexity(result.model_path), 1, 2e-4);
-  const StageResult& adapted = *find_stage(result.report, StageKind::kAdapter);
-  const StageResult& base = *find_stage(result.report, StageKind::kBaseNf4);
-  EXPECT_GT(std::abs(std::log(*adapted.perplexity / *base.perplexity)), 0.01);
+  // Without the adapter the model is another one; BF16 alone makes less than 1e-4.
+  EXPECT_GT(*find_stage(result.report, StageKind::kBaseNf4)->kl_divergence, 1e-3);
 }
 
 TEST_P(FamilyExport, GgufIsWrittenWhereLlamaCppComputesTheSame) {
@@ -178,7 +178,7 @@ TEST_P(FamilyExport, GgufIsWrittenWhereLlamaCppComputesTheSame) {
   const bool is_mistral = a.model_type == "mistral";
   EXPECT_EQ(b.model_type, is_mistral ? "llama" : a.model_type);
   EXPECT_EQ(RecordingLog::says(log_.warnings, "without its sliding window"),
-            is_mistral || a.model_type == "phi3");
+            io::window_of(a) > 0 && (is_mistral || a.model_type == "phi3"));
   for (int64_t i = 0; i < a.num_hidden_layers && !is_mistral; ++i)
     EXPECT_EQ(a.block(i), b.block(i));
   EXPECT_NEAR(a.query_scale(), b.query_scale(), 1e-9);

@@ -25,9 +25,8 @@ import tiny_llama
 SIZES = dict(families.BASE, vocab_size=512, hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=4)
 BLOCKS, LENGTH = 6, 48
 READ_BACK, ADAPTER, FP16, BF16 = 2e-4, 2e-5, 2e-4, 2e-3  # of the NLL: rounding of the sums, of FP16 and of BF16 weights
-# Of those that llama.cpp has, what transformers' reader does not know or reads with another query scale or window.
-NO_GGUF_READER = {"smollm3"}
-GGUF_REFUSED = {"qwen2_window": "window", "smollm3_window": "window", "gemma3_multimodal": "five of six"}
+NO_GGUF_READER = {"smollm3", "gemma3_multimodal"}  # unknown to transformers' reader; of a multimodal file the text part is written
+GGUF_REFUSED = {"qwen2_window": "no block has a window", "smollm3_window": "no block has a window"}
 
 
 def wide(case: families.Case) -> families.Case:
@@ -49,12 +48,17 @@ def wide(case: families.Case) -> families.Case:
 
 
 @torch.no_grad()
-def nll_of(model, blocks) -> float:
-    total = 0.0
+def nlls_of(model, blocks) -> torch.Tensor:
+    """Of every prediction, FP64."""
+    rows = []
     for block in blocks.long():
-        logits = model(input_ids=block[None], use_cache=False).logits[0, :-1].float()
-        total += torch.nn.functional.cross_entropy(logits, block[1:], reduction="sum").double().item()
-    return total / (blocks.shape[0] * (blocks.shape[1] - 1))
+        logits = model(input_ids=block[None], use_cache=False).logits[0, :-1].double()
+        rows.append(torch.nn.functional.cross_entropy(logits, block[1:], reduction="none"))
+    return torch.cat(rows)
+
+
+def nll_of(model, blocks) -> float:
+    return nlls_of(model, blocks).mean().item()
 
 
 def load(folder):
@@ -79,13 +83,15 @@ def check_case(check: checks.Checks, case: families.Case, seed: int, scratch: pa
     blocks = torch.randint(3, 480, (BLOCKS, LENGTH), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
     tokens = folder / "tokens.safetensors"
     save_file({"blocks": blocks}, tokens)
-    source = nll_of(families.random_model(case, seed, SIZES), blocks)
+    base = nlls_of(families.random_model(case, seed, SIZES), blocks)
+    source = base.mean().item()
     check.expect_close(f"{case.name}: NLL of the source", qlora_nll(folder / "model", tokens), source, ADAPTER)
 
-    adapted = families.wrap(case, families.random_model(case, seed, SIZES), seed, 0.3).eval()
+    adapted = families.wrap(case, families.random_model(case, seed, SIZES), seed, 0.6).eval()
     families.save_adapter(adapted, folder / "adapter")
-    expected = nll_of(adapted, blocks)
-    check.expect(f"{case.name}: the adapter changes something", abs(expected - source) > 4 * BF16, f"{source:.4f} to {expected:.4f}")
+    nlls = nlls_of(adapted, blocks)
+    expected, change = nlls.mean().item(), (nlls - base).abs().mean().item()
+    check.expect(f"{case.name}: the adapter changes something", change > 10 * BF16, f"{change:.3f} a prediction")
     check.expect_close(f"{case.name}: NLL with peft's adapter", qlora_nll(folder / "model", tokens, "--adapter", folder / "adapter"), expected, ADAPTER)
     checks.must(checks.qlora("merge", "--model-path", folder / "model", "--adapter", folder / "adapter", "--output-dir", folder / "merged"))
     check.expect_close(f"{case.name}: NLL of the merged model in transformers", nll_of(load(folder / "merged"), blocks), expected, BF16)

@@ -32,6 +32,18 @@ TEST(Targets, AllLinearTakesEveryModule) {
   EXPECT_EQ(select_targets(modules, with_targets({"all-linear"})), modules);
 }
 
+TEST(Targets, ExpertsAreTakenWhereTheyAreNamed) {
+  const std::string q = "model.layers.0.self_attn.q_proj";
+  const std::string first = "model.layers.0.mlp.experts.0.up_proj";
+  const std::string second = "model.layers.0.mlp.experts.1.up_proj";
+  const std::vector<std::string> modules = {q, first, second};
+  EXPECT_EQ(select_targets(modules, with_targets({"all-linear"})), std::vector<std::string>{q});
+  EXPECT_EQ(select_targets(modules, with_targets({"up_proj"})),
+            (std::vector<std::string>{first, second}));
+  EXPECT_EQ(select_targets(modules, with_targets({R"(.*experts\.1\..*)"})),
+            std::vector<std::string>{second});
+}
+
 TEST(Targets, EndingsMatchAtADotOnly) {
   const std::vector<std::string> modules = {"a.q_proj", "a.xq_proj", "q_proj", "a.q_proj.b"};
   EXPECT_EQ(select_targets(modules, with_targets({"q_proj"})),
