@@ -119,7 +119,7 @@ struct AffineRows {
 ///             lies in one block of NF4, in one group of a matrix that is not Ordered
 ///   Numerics  bounded with gemv_roundings
 template <class Rows, class X, int Tokens>
-__global__ void __launch_bounds__(kWarps* kWarpSize, Tokens == 1 ? 6 : 4)
+__global__ void __launch_bounds__(kWarps* kWarpSize, Tokens == 1 ? 6 : 3)
     gemv_rows_kernel(Rows w, int64_t rows, int64_t cols, const X* x, X* y, int64_t tokens) {
   __shared__ float table[kTableLevels];
   if (threadIdx.x < kTableLevels) table[threadIdx.x] = w.table_entry(threadIdx.x);

@@ -66,7 +66,7 @@ __device__ float gptq_error(const Row& row, int64_t first, int64_t count, Affine
 
 /// Grid of the group in columns [first, first + count) of a row, in all lanes. False where one that
 /// is tried is not finite.
-__device__ bool fit_row(const Row& row, int64_t first, int64_t count, GridSearch s,
+__device__ bool fit_row(const Row& row, int64_t first, int64_t count, const GridSearch& s,
                         const float* column_weight, AffineGrid& best) {
   const float* const w = row.w + first;
   Reach reach;
@@ -109,7 +109,7 @@ __device__ bool fit_row(const Row& row, int64_t first, int64_t count, GridSearch
 ///             is rounded; U comes from the cache
 ///   Numerics  bit-exact with cpu::gptq_block, for rows whose grids are finite: each product and
 ///             each difference is rounded, sums run over columns in order
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     gptq_block_kernel(GptqBlockArgs a, int64_t columns, bool in_shared) {
   extern __shared__ float rows_of_block[];
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize, lane = lane_number();
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kThreads)
 /// Grids of runs of columns, each the best of its candidates.
 ///   Launch    a warp per row and group, four a block
 ///   Numerics  bit-exact with cpu::search_grids, for rows whose grids are finite
-__global__ void __launch_bounds__(kThreads) search_grids_kernel(GridSearchArgs a) {
+__global__ void __launch_bounds__(kThreads, 8) search_grids_kernel(GridSearchArgs a) {
   const int64_t groups = a.cols / a.group_size;
   const int64_t at = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarpSize;
   if (at >= a.rows * groups) return;  // the whole warp
