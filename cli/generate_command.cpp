@@ -2,6 +2,7 @@
 
 #include <CLI/App.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -25,7 +26,7 @@ namespace {
 constexpr const char* kExamples = R"(Examples:
   qlora generate --model-path M --prompt "The capital of France is" --max-new-tokens 20
   qlora generate --adapter runs/out --load-in-4bit --template dolly --prompt "Define: lantern"
-  qlora generate --model-path M --template chatml --temperature 0.7 --top-p 0.9 --seed 1
+  qlora generate --model-path M --template chat --temperature 0.7 --top-p 0.9 --seed 1
 
 Without a prompt every line of standard input is one; answers stream to standard output.
 )";
@@ -36,6 +37,8 @@ struct GenerateArguments {
   std::string prompt_file;
   std::string context;  // the template's input block
   std::string prompt_template = "none";
+  std::string system;         // the first message of a chat
+  std::string chat_template;  // a Jinja file; empty: the adapter's, else the model's
   eval::GenerateOptions options;
 };
 
@@ -44,20 +47,40 @@ data::PromptTemplate parse_template(const std::string& name) {
   override_field(options, "prompt_template=" + name);
   QLORA_CHECK(options.prompt_template != data::PromptTemplate::kAuto, ConfigError,
               "[usage] --template auto: there is no row to tell the form by; say none, dolly, "
-              "alpaca or chatml");
+              "alpaca, chatml or chat");
   return options.prompt_template;
 }
 
-/// The text that the model is given for what the user wrote.
-std::string render(const GenerateArguments& arguments, const std::string& prompt) {
-  const data::PromptTemplate chosen = parse_template(arguments.prompt_template);
-  if (chosen == data::PromptTemplate::kNone) return prompt;
-  data::Record record;
-  record.text = prompt;
-  record.input = arguments.context;
-  const data::RowForm form =
-      chosen == data::PromptTemplate::kAlpaca ? data::RowForm::kAlpaca : data::RowForm::kDolly;
-  return data::render_prompt(record, form, chosen);
+/// Chats are conversations; the other templates know an instruction and its input.
+data::RowForm form_of(const GenerateArguments& arguments, data::PromptTemplate chosen) {
+  const bool is_conversation = arguments.context.empty();
+  if (chosen == data::PromptTemplate::kNone) return data::RowForm::kText;
+  if (chosen == data::PromptTemplate::kAlpaca) return data::RowForm::kAlpaca;
+  if (chosen == data::PromptTemplate::kDolly) return data::RowForm::kDolly;
+  return is_conversation ? data::RowForm::kMessages : data::RowForm::kDolly;
+}
+
+/// The template that was saved with the adapter, where it has one, is what the adapter learnt.
+data::ExampleOptions template_options(const GenerateArguments& arguments,
+                                      const configs::RunConfig& config) {
+  data::ExampleOptions options = config.data.example;
+  options.prompt_template = parse_template(arguments.prompt_template);
+  if (!arguments.chat_template.empty()) options.chat.chat_template_path = arguments.chat_template;
+  const std::filesystem::path saved =
+      std::filesystem::path(arguments.model.adapter) / "chat_template.jinja";
+  const bool has_adapter = !arguments.model.adapter.empty();
+  if (options.chat.chat_template_path.empty() && has_adapter && std::filesystem::exists(saved)) {
+    options.chat.chat_template_path = saved.string();
+  }
+  return options;
+}
+
+/// What the user wrote, as the template knows it.
+data::Record record_of(const GenerateArguments& arguments, const std::string& prompt) {
+  data::Record record{.text = prompt, .input = arguments.context};
+  if (!arguments.system.empty()) record.messages.push_back({"system", arguments.system});
+  record.messages.push_back({"user", prompt});
+  return record;
 }
 
 Json facts_of(const std::string& prompt, const eval::Generation& generation) {
@@ -81,6 +104,8 @@ class Answerer {
       : arguments_(arguments),
         config_(resolve_config(arguments.model, log)),
         tokenizer_(data::load_tokenizer(config_.model_name_or_path)),
+        options_(template_options(arguments, config_)),
+        renderer_(form_of(arguments, options_.prompt_template), options_, *tokenizer_),
         model_(load_model(config_, arguments.model, log)),
         is_terminal_(isatty(STDOUT_FILENO) == 1) {}
 
@@ -89,7 +114,8 @@ class Answerer {
     const auto show = [this](std::string_view piece) {
       print(is_terminal_ ? terminal_safe(piece, LineBreaks::kKeep) : std::string(piece));
     };
-    const std::vector<int32_t> ids = tokenizer_->encode(render(arguments_, prompt));
+    const std::vector<int32_t> ids = tokenizer_->encode(
+        renderer_.prompt(record_of(arguments_, prompt)), {.add_special = !renderer_.is_chat()});
     eval::Generation generation =
         eval::generate(model_, *tokenizer_, ids, arguments_.options,
                        stream ? show : std::function<void(std::string_view)>());
@@ -106,6 +132,8 @@ class Answerer {
   const GenerateArguments& arguments_;
   configs::RunConfig config_;
   std::unique_ptr<const data::Tokenizer> tokenizer_;
+  data::ExampleOptions options_;
+  data::RowRenderer renderer_;
   model::Decoder model_;
   bool is_terminal_;
 };
@@ -139,8 +167,14 @@ int generate(const GenerateArguments& arguments) {
   QLORA_CHECK(!arguments.prompt || arguments.prompt_file.empty(), ConfigError,
               "[usage] --prompt and --prompt-file are both given; keep one");
   QLORA_CHECK(arguments.context.empty() || arguments.prompt_template != "none", ConfigError,
-              "[usage] --context goes with --template dolly, alpaca or chatml");
-  parse_template(arguments.prompt_template);
+              "[usage] --context goes with --template dolly, alpaca, chatml or chat");
+  const data::PromptTemplate chosen = parse_template(arguments.prompt_template);
+  const bool is_chat =
+      chosen == data::PromptTemplate::kChat || chosen == data::PromptTemplate::kChatml;
+  QLORA_CHECK(arguments.system.empty() || (is_chat && arguments.context.empty()), ConfigError,
+              "[usage] --system goes with --template chat or chatml, without --context");
+  QLORA_CHECK(arguments.chat_template.empty() || chosen == data::PromptTemplate::kChat, ConfigError,
+              "[usage] --chat-template goes with --template chat");
   validate_fields(arguments.options);
   std::optional<std::string> prompt = arguments.prompt;
   if (!arguments.prompt_file.empty()) {
@@ -189,7 +223,12 @@ void add_generate(CLI::App& program, Action& action) {
       ->type_name("FILE");
   command.add_option("--context,--input", arguments->context, "the template's input block");
   command.add_option("--template", arguments->prompt_template,
-                     "none, dolly, alpaca or chatml (none)");
+                     "none, dolly, alpaca, chatml, or chat: the checkpoint's own (none)");
+  command.add_option("--system", arguments->system, "first message of a chat");
+  command
+      .add_option("--chat-template", arguments->chat_template,
+                  "Jinja file for --template chat instead of the adapter's or the model's")
+      ->type_name("FILE");
   add_sampling_options(command, arguments->options);
   command.callback([arguments, &action] { action = [arguments] { return generate(*arguments); }; });
 }

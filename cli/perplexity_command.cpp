@@ -91,7 +91,8 @@ void add_input_options(CLI::App& command, PerplexityInput& input) {
                      "longest text in tokens; default: 1024 with --per-text, else data.max_length");
   command.add_option("--limit", input.limit,
                      "first lines or rows only; 0: all (100 with --per-text)");
-  command.add_option("--template", input.prompt_template, "auto, none, dolly, alpaca or chatml");
+  command.add_option("--template", input.prompt_template,
+                     "auto, none, dolly, alpaca, chatml or chat");
   command.add_option("--loss-on", input.loss_on, "response or all");
 }
 

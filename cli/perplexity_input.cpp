@@ -55,10 +55,12 @@ void keep_first(std::vector<T>& items, int64_t limit) {
 }
 
 eval::Protocol per_text(std::vector<std::string> texts, const PerplexityInput& input,
-                        const data::Tokenizer& tokenizer) {
+                        const data::Tokenizer& tokenizer, bool spells_special) {
   keep_first(texts, input.limit.value_or(kPerTextLimit));
   std::vector<std::vector<int32_t>> ids;
-  for (const std::string& text : texts) ids.push_back(tokenizer.encode(text));
+  for (const std::string& text : texts) {
+    ids.push_back(tokenizer.encode(text, {.add_special = !spells_special}));
+  }
   return eval::per_text_protocol(ids, input.max_length.value_or(kPerTextMaxLength));
 }
 
@@ -77,24 +79,15 @@ data::ExampleOptions example_options(const PerplexityInput& input, const data::D
   return options;
 }
 
-/// A row as the one text that a template makes of it.
-std::string whole_text(const data::Record& record, data::RowForm form,
-                       data::PromptTemplate prompt_template) {
-  std::string text;
-  for (const data::Piece& piece : data::render(record, form, prompt_template)) text += piece.text;
-  return text;
-}
-
 eval::Protocol from_dataset(const PerplexityInput& input, const configs::RunConfig& config,
                             const data::Tokenizer& tokenizer, RunLog& log) {
   data::Dataset set = data::load_dataset(input.dataset_name, config.data.dataset);
   const data::ExampleOptions options = example_options(input, config.data);
   if (input.per_text || (set.form == data::RowForm::kText && !input.rows)) {
     std::vector<std::string> texts;
-    for (const data::Record& record : set.records) {
-      texts.push_back(whole_text(record, set.form, options.prompt_template));
-    }
-    if (input.per_text) return per_text(std::move(texts), input, tokenizer);
+    const data::RowRenderer renderer(set.form, options, tokenizer);
+    for (const data::Record& record : set.records) texts.push_back(renderer.text(record));
+    if (input.per_text) return per_text(std::move(texts), input, tokenizer, renderer.is_chat());
     keep_first(texts, input.limit.value_or(0));
     return stream(texts, input, tokenizer);
   }
@@ -122,7 +115,7 @@ eval::Protocol make_protocol(const PerplexityInput& input, const configs::RunCon
   const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
   if (!input.dataset_name.empty()) return from_dataset(input, config, *tokenizer, log);
   const std::string text = io::read_file(input.text);
-  return input.per_text ? per_text(split_lines(text), input, *tokenizer)
+  return input.per_text ? per_text(split_lines(text), input, *tokenizer, false)
                         : stream({text}, input, *tokenizer);
 }
 

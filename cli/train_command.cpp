@@ -81,6 +81,7 @@ trainer::RunFacts run_facts(const configs::RunConfig& config, const data::Traini
   return {.lora = config.lora,
           .base_model = config.model_name_or_path,
           .tokenizer_source = tokenizer_source(config),
+          .chat_template_path = config.data.example.chat.chat_template_path,
           .config = write_fields(config),
           .qat = config.qat.is_on() ? Json{{"section", write_fields(config.qat)},
                                            {"grid", write_fields(config.exporting.grid)}}

@@ -23,12 +23,18 @@ BpeTokenizer::BpeTokenizer(BpeSpec spec, const TokenizerConfig& config, const st
       pre_tokenizer_(spec.pre_tokenizer, where),
       decoder_(spec.decoder, where),
       frame_(read_post_processor(spec.post_processor, where)) {
+  if (spec.unigram) {
+    QLORA_CHECK(!pre_tokenizer_.is_byte_level(), FormatError,
+                "[tokenizer] {}: a Unigram model with the pre_tokenizer ByteLevel is not supported",
+                where);
+    unigram_.emplace(bpe_.vocabulary(), std::move(*spec.unigram));
+  }
   for (const AddedToken& token : config.added) {
     const auto is_same = [&](const AddedToken& t) { return t.content == token.content; };
     if (std::none_of(spec.added.begin(), spec.added.end(), is_same)) spec.added.push_back(token);
   }
   index_added(std::move(spec.added), where);
-  chat_template_ = config.chat_template;
+  chat_templates_ = config.chat_templates;
   const auto id_of = [&](const std::optional<std::string>& text, const char* role) {
     const std::optional<int32_t> id = text ? piece_to_id(*text) : std::nullopt;
     QLORA_CHECK(!text || text->empty() || id, FormatError,
@@ -98,6 +104,7 @@ bool BpeTokenizer::is_special(int32_t id) const {
 }
 
 std::string BpeTokenizer::kind() const {
+  if (unigram_) return "unigram";
   return pre_tokenizer_.is_byte_level() ? "byte-level BPE" : "BPE";
 }
 
@@ -130,7 +137,13 @@ void BpeTokenizer::encode_valid(std::string_view text, const EncodeOptions& opti
       const bool starts = is_first && part.text.data() == now.data();
       pre_tokenizer_.split(part.text, {.at_text_start = starts, .continues = starts && continues},
                            words);
-      for (const std::string_view word : words.words) encoder.encode(word, ids);
+      for (const std::string_view word : words.words) {
+        if (unigram_) {
+          unigram_->encode(bpe_.vocabulary(), word, ids);
+        } else {
+          encoder.encode(word, ids);
+        }
+      }
     }
   }
   if (frames) ids.insert(ids.end(), frame_.suffix.begin(), frame_.suffix.end());

@@ -11,8 +11,8 @@
 
 namespace qlora::data {
 
-/// The pipeline of a tokenizer.json with a BPE model: added tokens, normalizer, pre-tokenizer,
-/// merges, post-processor, and the decoder back.
+/// The pipeline of a tokenizer.json: added tokens, normalizer, pre-tokenizer, the model (BPE's
+/// merges, or Unigram), post-processor, and the decoder back.
 class BpeTokenizer final : public Tokenizer {
  public:
   /// throws   FormatError where the parts do not fit; `where` names the file
@@ -32,7 +32,8 @@ class BpeTokenizer final : public Tokenizer {
  private:
   void index_added(std::vector<AddedToken> added, const std::string& where);
 
-  Bpe bpe_;
+  Bpe bpe_;  // of a Unigram model the vocabulary alone
+  std::optional<Unigram> unigram_;
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   TokenDecoder decoder_;

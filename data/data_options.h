@@ -10,8 +10,8 @@
 
 namespace qlora::data {
 
-enum class RowForm { kAuto, kText, kPromptCompletion, kAlpaca, kDolly, kMessages };
-enum class PromptTemplate { kAuto, kNone, kDolly, kAlpaca, kChatml };
+enum class RowForm { kAuto, kText, kPromptCompletion, kAlpaca, kDolly, kMessages, kShareGpt };
+enum class PromptTemplate { kAuto, kNone, kDolly, kAlpaca, kChatml, kChat };
 enum class LossOn { kResponse, kAll };
 enum class Overlong { kTruncate, kDrop, kError };
 
@@ -25,6 +25,8 @@ struct DatasetOptions {
   std::string input_field = "";     // empty: "input" (alpaca) or "context" (dolly)
   std::string response_field = "";  // empty: "output" (alpaca) or "response" (dolly)
   std::string messages_field = "messages";
+  std::string conversations_field = "conversations";
+  std::string tools_field = "tools";
 };
 
 /// Pre-tokenised input: tensors of ids [rows, L] in one safetensors file.
@@ -34,9 +36,17 @@ struct TokenFileOptions {
   std::string eval;  // empty: none
 };
 
+/// The Jinja template of a checkpoint, and what it is rendered with.
+struct ChatTemplateOptions {
+  std::string chat_template_path;    // empty: the tokenizer's own
+  std::string chat_template_kwargs;  // a JSON object; empty: none
+  std::string chat_template_date;    // YYYY-MM-DD; empty: today
+};
+
 /// From rows to token ids.
 struct ExampleOptions {
   PromptTemplate prompt_template = PromptTemplate::kAuto;
+  ChatTemplateOptions chat;
   LossOn loss_on = LossOn::kResponse;
   int64_t max_length = 1024;
   Overlong overlong = Overlong::kTruncate;
@@ -73,6 +83,9 @@ void fields(V& v, DatasetOptions& o) {
   v("input_field", o.input_field, any_value(), "empty: input (alpaca), context (dolly)");
   v("response_field", o.response_field, any_value(), "empty: output (alpaca), response (dolly)");
   v("messages_field", o.messages_field, non_empty(), "field of the form messages");
+  v("conversations_field", o.conversations_field, non_empty(), "field of the form sharegpt");
+  v("tools_field", o.tools_field, non_empty(),
+    "field with the tools of a conversation: a list, or its text as JSON");
 }
 
 template <class V>
@@ -83,9 +96,21 @@ void fields(V& v, TokenFileOptions& o) {
 }
 
 template <class V>
+void fields(V& v, ChatTemplateOptions& o) {
+  v("chat_template_path", o.chat_template_path, any_value(),
+    "Jinja file for prompt_template chat; empty: the template of the checkpoint");
+  v("chat_template_kwargs", o.chat_template_kwargs, any_value(),
+    "JSON object of further variables of the chat template, e.g. {\"enable_thinking\": false}");
+  v("chat_template_date", o.chat_template_date, any_value(),
+    "YYYY-MM-DD that the chat template takes for today; empty: the day of the run");
+}
+
+template <class V>
 void fields(V& v, ExampleOptions& o) {
   v("prompt_template", o.prompt_template, any_value(),
-    "how a row becomes text; auto: the template named like the form, chatml for messages");
+    "how a row becomes text; chat: the checkpoint's chat template; auto: the template named like "
+    "the form, for messages chat where the checkpoint has one, else chatml");
+  v.inline_section(o.chat);
   v("loss_on", o.loss_on, any_value(), "tokens that are learnt: those of the response, or all");
   v("max_length", o.max_length, in_range(2, 1 << 24), "longest example, or packed row, in tokens");
   v("overlong", o.overlong, any_value(), "longer examples: truncate, drop, or error");
@@ -123,17 +148,16 @@ template <>
 struct qlora::EnumNames<qlora::data::RowForm> {
   using E = qlora::data::RowForm;
   static constexpr std::pair<E, const char*> kNames[] = {
-      {E::kAuto, "auto"},     {E::kText, "text"},   {E::kPromptCompletion, "prompt_completion"},
-      {E::kAlpaca, "alpaca"}, {E::kDolly, "dolly"}, {E::kMessages, "messages"}};
+      {E::kAuto, "auto"},        {E::kText, "text"},   {E::kPromptCompletion, "prompt_completion"},
+      {E::kAlpaca, "alpaca"},    {E::kDolly, "dolly"}, {E::kMessages, "messages"},
+      {E::kShareGpt, "sharegpt"}};
 };
 template <>
 struct qlora::EnumNames<qlora::data::PromptTemplate> {
   using E = qlora::data::PromptTemplate;
-  static constexpr std::pair<E, const char*> kNames[] = {{E::kAuto, "auto"},
-                                                         {E::kNone, "none"},
-                                                         {E::kDolly, "dolly"},
-                                                         {E::kAlpaca, "alpaca"},
-                                                         {E::kChatml, "chatml"}};
+  static constexpr std::pair<E, const char*> kNames[] = {
+      {E::kAuto, "auto"},     {E::kNone, "none"},     {E::kDolly, "dolly"},
+      {E::kAlpaca, "alpaca"}, {E::kChatml, "chatml"}, {E::kChat, "chat"}};
 };
 template <>
 struct qlora::EnumNames<qlora::data::LossOn> {

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "data/chat_rows.h"
 #include "data/csv.h"
 #include "data/json_rows.h"
 #include "data/utf8.h"
@@ -17,7 +18,7 @@
 namespace qlora::data {
 namespace {
 
-using nlohmann::json;
+using json = nlohmann::ordered_json;
 
 /// The fields of a form by name.
 struct FieldNames {
@@ -39,6 +40,8 @@ FieldNames names_of(RowForm form, const DatasetOptions& o) {
     case RowForm::kDolly:
       return {o.instruction_field, or_default(o.input_field, "context"),
               or_default(o.response_field, "response")};
+    case RowForm::kShareGpt:
+      return {o.conversations_field, "", ""};
     default:
       return {o.messages_field, "", ""};
   }
@@ -50,16 +53,20 @@ class RecordReader {
   RecordReader(const DatasetOptions& options, Dataset& set)
       : options_(options), set_(set), names_(names_of(options.form, options)) {
     set_.form = options.form;
+    settle_sharegpt();
   }
 
   void add(json& row, int64_t line) {
     if (set_.form == RowForm::kAuto) {
       set_.form = detect(row, line);
       names_ = names_of(set_.form, options_);
+      settle_sharegpt();
     }
     Record record{.line = line};
     if (set_.form == RowForm::kMessages) {
-      read_messages(row, record);
+      const std::string where = fmt::format("{}:{}", set_.name, line);
+      (is_sharegpt_ ? data::read_sharegpt : data::read_messages)(row, names_.text, where, record);
+      read_tools(row, options_.tools_field, where, record);
     } else {
       record.text = take(row, names_.text, line);
       if (!names_.input.empty()) record.input = take_optional(row, names_.input, line);
@@ -69,9 +76,16 @@ class RecordReader {
   }
 
  private:
+  /// Its rows become messages.
+  void settle_sharegpt() {
+    is_sharegpt_ = set_.form == RowForm::kShareGpt;
+    if (is_sharegpt_) set_.form = RowForm::kMessages;
+  }
+
   RowForm detect(const json& row, int64_t line) const {
     const DatasetOptions& o = options_;
     if (row.contains(o.messages_field)) return RowForm::kMessages;
+    if (row.contains(o.conversations_field)) return RowForm::kShareGpt;
     if (row.contains(o.instruction_field)) {
       const bool has_own = !o.response_field.empty() && row.contains(o.response_field);
       const bool is_dolly = row.contains("response") || row.contains("context");
@@ -84,9 +98,9 @@ class RecordReader {
     if (row.contains(o.text_field)) return RowForm::kText;
     throw FormatError(fmt::format(
         "[data] {}:{}: the form of the rows is not known, fields {}; allowed {}, {} + {}, {} + "
-        "output, {} + response, or {}; name the fields in the configuration",
+        "output, {} + response, {}, or {}; name the fields in the configuration",
         set_.name, line, keys(row), o.text_field, o.prompt_field, o.completion_field,
-        o.instruction_field, o.instruction_field, o.messages_field));
+        o.instruction_field, o.instruction_field, o.messages_field, o.conversations_field));
   }
 
   static std::string keys(const json& row) {
@@ -112,23 +126,10 @@ class RecordReader {
     return at == row.end() || at->is_null() ? std::string() : take(row, key, line);
   }
 
-  void read_messages(json& row, Record& record) const {
-    const auto list = row.find(names_.text);
-    QLORA_CHECK(list != row.end() && list->is_array() && !list->empty(), FormatError,
-                "[data] {}:{}: the field {} has to be a list of messages with at least one",
-                set_.name, record.line, io::quote(names_.text));
-    for (json& message : *list) {
-      QLORA_CHECK(message.is_object(), FormatError,
-                  "[data] {}:{}: a message is {}, expected an object with role and content",
-                  set_.name, record.line, message.type_name());
-      record.messages.push_back(
-          {take(message, "role", record.line), take(message, "content", record.line)});
-    }
-  }
-
   const DatasetOptions& options_;
   Dataset& set_;
   FieldNames names_;
+  bool is_sharegpt_ = false;
 };
 
 void read_csv(std::string_view text, RecordReader& reader, const std::string& name) {
@@ -168,7 +169,8 @@ Dataset load_dataset(const std::filesystem::path& path, const DatasetOptions& op
   const io::MappedFile file(path);
   QLORA_CHECK(is_csv || is_json, FormatError,
               "[data] {} is of an unknown kind; known are .jsonl, .json and .csv", set.name);
-  QLORA_CHECK(!is_csv || options.form != RowForm::kMessages, ConfigError,
+  const bool is_chat = options.form == RowForm::kMessages || options.form == RowForm::kShareGpt;
+  QLORA_CHECK(!is_csv || !is_chat, ConfigError,
               "[data] {}: rows of messages cannot be given as CSV; use .jsonl", set.name);
   std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   QLORA_CHECK(!text.starts_with("\xFF\xFE") && !text.starts_with("\xFE\xFF"), FormatError,

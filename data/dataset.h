@@ -7,12 +7,18 @@
 #include <vector>
 
 #include "data/data_options.h"
+#include "data/jinja/value.h"
 
 namespace qlora::data {
 
+/// One turn of a conversation.
 struct Message {
   std::string role;
-  std::string content;
+  std::string content;       // empty where the row gives a list of parts, or tool calls alone
+  bool has_text = true;      // content is what the row gives
+  jinja::Value fields = {};  // all of the turn, as a chat template sees it; none: role and content
+
+  jinja::Value as_value() const;
 };
 
 /// One row of a data set. Which members are filled depends on the form.
@@ -22,12 +28,13 @@ struct Record {
   std::string input;     // alpaca: input; dolly: context
   std::string response;  // prompt_completion, alpaca, dolly
   std::vector<Message> messages;
-  int64_t line = 0;  // where the row begins in its file, from 1
+  jinja::Value tools = {};  // messages: what the field tools holds; none where it is missing
+  int64_t line = 0;         // where the row begins in its file, from 1
 };
 
 /// Rows of one form, in the order of the file.
 struct Dataset {
-  RowForm form = RowForm::kText;  // never kAuto
+  RowForm form = RowForm::kText;  // never kAuto, nor kShareGpt: its rows become messages
   std::string name;               // the file, for messages
   std::vector<Record> records;
 

@@ -4,6 +4,7 @@
 #include <exception>
 #include <mutex>
 #include <numeric>
+#include <span>
 
 #include "core/error.h"
 #include "core/parallel.h"
@@ -37,20 +38,53 @@ bool ends_with_eos(const std::vector<Piece>& pieces, const Tokenizer& tokenizer)
   return last != pieces.rend() && !eos.empty() && last->text.ends_with(eos);
 }
 
+/// What is learnt ends with a special token, white space behind it apart: a chat template's own end
+/// of a turn, which need not be eos.
+bool ends_with_special(const Example& example, const Tokenizer& tokenizer) {
+  for (size_t i = example.tokens.size(); i-- > 0;) {
+    if (!example.learn[i]) continue;
+    const int32_t id = example.tokens[i];
+    if (tokenizer.is_special(id)) return true;
+    const std::string text = tokenizer.decode(std::span(&id, 1), true);
+    if (text.find_first_not_of(" \t\r\n") != std::string::npos) return false;
+  }
+  return false;
+}
+
+/// With loss_on all, everything is one piece that is learnt.
+std::vector<Piece> joined(const std::vector<Piece>& pieces) {
+  Piece whole{.text = {}, .is_response = true};
+  for (const Piece& piece : pieces) whole.text += piece.text;
+  return {whole};
+}
+
+void add_bos(const Record& record, const ExampleOptions& options, const Tokenizer& tokenizer,
+             Example& example) {
+  const int32_t bos = *tokenizer.special().bos;
+  QLORA_CHECK(example.tokens.empty() || example.tokens.front() != bos, ValueError,
+              "[data] line {}: the text begins with {} and the tokenizer adds it too; take it out "
+              "of the text or set the tokenizer's add_bos_token to false",
+              record.line, tokenizer.id_to_piece(bos));
+  example.tokens.insert(example.tokens.begin(), bos);
+  example.learn.insert(example.learn.begin(), options.loss_on == LossOn::kAll);
+}
+
 }  // namespace
 
-Example build_example(const Record& record, RowForm form, const ExampleOptions& options,
-                      const Tokenizer& tokenizer) {
-  std::vector<Piece> pieces = render(record, form, options.prompt_template);
+Example build_example(const Record& record, const RowRenderer& renderer,
+                      const ExampleOptions& options, const Tokenizer& tokenizer) {
+  const bool learns_all = options.loss_on == LossOn::kAll;
+  std::vector<Piece> pieces;
+  if (learns_all && renderer.is_chat()) {  // nothing has to be told apart
+    pieces.push_back({renderer.text(record), true});
+  } else {
+    pieces = renderer.render(record);
+  }
   const SpecialIds& special = tokenizer.special();
   QLORA_CHECK(!options.append_eos || special.eos, ConfigError,
               "[data] the tokenizer has no eos token to append; set append_eos to false");
-  const bool appends = options.append_eos && !ends_with_eos(pieces, tokenizer);
-  if (options.loss_on == LossOn::kAll) {
-    for (size_t i = 1; i < pieces.size(); ++i) pieces[0].text += pieces[i].text;
-    pieces.resize(std::min<size_t>(pieces.size(), 1));
-    if (!pieces.empty()) pieces[0].is_response = true;
-  }
+  bool appends = options.append_eos && !ends_with_eos(pieces, tokenizer);
+  if (learns_all) pieces = joined(pieces);
   Example example;
   for (const Piece& piece : pieces) {
     const auto ids =
@@ -58,16 +92,8 @@ Example build_example(const Record& record, RowForm form, const ExampleOptions& 
     example.tokens.insert(example.tokens.end(), ids.begin(), ids.end());
     example.learn.resize(example.tokens.size(), piece.is_response);
   }
-  if (tokenizer.add_bos()) {
-    const int32_t bos = *special.bos;
-    QLORA_CHECK(
-        example.tokens.empty() || example.tokens.front() != bos, ValueError,
-        "[data] line {}: the text begins with {} and the tokenizer adds it too; take it out "
-        "of the text or set the tokenizer's add_bos_token to false",
-        record.line, tokenizer.id_to_piece(bos));
-    example.tokens.insert(example.tokens.begin(), bos);
-    example.learn.insert(example.learn.begin(), options.loss_on == LossOn::kAll);
-  }
+  if (renderer.is_chat() && ends_with_special(example, tokenizer)) appends = false;
+  if (tokenizer.add_bos() && !renderer.is_chat()) add_bos(record, options, tokenizer, example);
   if (appends) {
     example.tokens.push_back(*special.eos);
     example.learn.push_back(1);
@@ -80,6 +106,7 @@ namespace {
 /// Builds all examples in parallel; of several errors the one of the first row is thrown.
 std::vector<Example> build_all(const Dataset& set, const ExampleOptions& options,
                                const Tokenizer& tokenizer) {
+  const RowRenderer renderer(set.form, options, tokenizer);
   std::vector<Example> examples(set.records.size());
   std::mutex mutex;
   std::exception_ptr error;
@@ -87,7 +114,7 @@ std::vector<Example> build_all(const Dataset& set, const ExampleOptions& options
   parallel_for(set.size(), 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       try {
-        examples[i] = build_example(set.records[i], set.form, options, tokenizer);
+        examples[i] = build_example(set.records[i], renderer, options, tokenizer);
       } catch (...) {
         const std::lock_guard lock(mutex);
         if (i < error_row) {

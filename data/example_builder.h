@@ -9,6 +9,7 @@
 #include "core/run_log.h"
 #include "data/data_options.h"
 #include "data/dataset.h"
+#include "data/prompt_template.h"
 #include "data/tokenizer.h"
 
 namespace qlora::data {
@@ -47,11 +48,12 @@ struct ExampleSet {
 ///                      `generate` will see, whatever the response begins with
 ///   loss_on all        the whole text is tokenised at once, as the peers do
 ///   eos                appended unless the last response ends with it, and learnt, also where
-///                      pad == eos
+///                      pad == eos. A chat template's last response may end with any special token
+///   bos                as the tokenizer says; a chat template spells it itself
 ///   throws             ValueError if the text begins with bos and the tokenizer adds one too;
 ///                      ConfigError if eos is asked for and the tokenizer has none
-Example build_example(const Record& record, RowForm form, const ExampleOptions& options,
-                      const Tokenizer& tokenizer);
+Example build_example(const Record& record, const RowRenderer& renderer,
+                      const ExampleOptions& options, const Tokenizer& tokenizer);
 
 /// Tokenises a data set, in parallel; the result does not depend on the thread count.
 ///   throws    ValueError if an example is longer than max_length and `overlong` is error, or if no

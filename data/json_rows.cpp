@@ -80,12 +80,13 @@ bool JsonRows::next_item(std::string_view& row) {
   fail("a row is not an object");
 }
 
-bool JsonRows::next(nlohmann::json& row) {
+bool JsonRows::next(nlohmann::ordered_json& row) {
   std::string_view text;
   if (!(is_array_ ? next_item(text) : next_line(text))) return false;
   const std::string where = fmt::format("{}:{}", name_, row_line_);
   const bool is_valid = valid_utf8_prefix(text) == text.size();
-  row = io::parse_strict_json(is_valid ? std::string(text) : replace_invalid_utf8(text), where);
+  row = io::parse_strict_ordered_json(is_valid ? std::string(text) : replace_invalid_utf8(text),
+                                      where);
   QLORA_CHECK(row.is_object(), FormatError, "[data] {}: a row is {}, expected an object", where,
               row.type_name());
   return true;

@@ -7,7 +7,8 @@
 
 namespace qlora::data {
 
-/// Gives the objects of a JSON Lines file, or of one JSON array, one at a time.
+/// Gives the objects of a JSON Lines file, or of one JSON array, one at a time; their keys keep
+/// their order.
 class JsonRows {
  public:
   /// text   outlives the reader; name is for messages
@@ -16,7 +17,7 @@ class JsonRows {
   /// The next object.
   ///   returns   false at the end
   ///   throws    FormatError, with file and line, for text that is not JSON or not an object
-  bool next(nlohmann::json& row);
+  bool next(nlohmann::ordered_json& row);
   int64_t line() const { return row_line_; }  // where the row begins, from 1
 
  private:

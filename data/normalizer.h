@@ -8,10 +8,12 @@
 #include <vector>
 
 #include "data/regex.h"
+#include "data/unicode.h"
 
 namespace qlora::data {
 
-/// The "normalizer" of a tokenizer.json: null, NFC, Prepend, Replace, or a Sequence of these.
+/// The "normalizer" of a tokenizer.json: null, NFC, NFD, NFKC, NFKD, Lowercase, Strip, Prepend,
+/// Replace, or a Sequence of these.
 class Normalizer {
  public:
   Normalizer() = default;
@@ -23,12 +25,14 @@ class Normalizer {
   std::string normalize(std::string_view text, bool continues = false) const;
 
  private:
-  enum class Kind { kNfc, kPrepend, kReplace };
+  enum class Kind { kForm, kLowercase, kStrip, kPrepend, kReplace };
   struct Step {
     Kind kind;
-    std::string from;              // kReplace: a literal, unless there is a pattern
-    std::optional<Regex> regex{};  // kReplace
-    std::string to;                // kPrepend, kReplace
+    std::string from{};                  // kReplace: a literal, unless there is a pattern
+    std::optional<Regex> regex{};        // kReplace
+    std::string to{};                    // kPrepend, kReplace
+    NormalForm form = NormalForm::kNfc;  // kForm
+    bool left = false, right = false;    // kStrip
   };
   void add(const nlohmann::json& description, const std::string& where, int depth);
 

@@ -42,31 +42,65 @@ void PreTokenizer::add(const nlohmann::json& description, const std::string& whe
     add_split(description, where);
   } else if (type == "Metaspace") {
     add_metaspace(description, where);
-  } else {
-    refuse_component("pre_tokenizer", type, "ByteLevel, Digits, Metaspace, Split, Sequence", where);
+  } else if (!add_by_class(description, type, where)) {
+    refuse_component("pre_tokenizer", type,
+                     "BertPreTokenizer, ByteLevel, CharDelimiterSplit, Digits, Metaspace, "
+                     "Punctuation, Split, Whitespace, WhitespaceSplit, Sequence",
+                     where);
   }
 }
 
-void PreTokenizer::add_split(const nlohmann::json& description, const std::string& where) {
+/// Those that cut by the class of a character. Returns false for another type.
+bool PreTokenizer::add_by_class(const nlohmann::json& description, const std::string& type,
+                                const std::string& where) {
+  const bool is_bert = type == "BertPreTokenizer";
+  if (type == "Whitespace") {
+    steps_.push_back({.kind = Kind::kWords, .behavior = Behavior::kRemoved});
+  } else if (type == "CharDelimiterSplit") {
+    steps_.push_back({.kind = Kind::kSplit,
+                      .behavior = Behavior::kRemoved,
+                      .literal = member_string(description, "delimiter", where)});
+    QLORA_CHECK(!steps_.back().literal.empty(), FormatError,
+                "[tokenizer] {}: the pre_tokenizer CharDelimiterSplit has an empty delimiter",
+                where);
+  } else if (type == "WhitespaceSplit" || is_bert) {
+    steps_.push_back({.kind = Kind::kSpaces, .behavior = Behavior::kRemoved});
+  }
+  if (type == "Punctuation" || is_bert) {
+    const bool has_own = !is_bert && description.contains("behavior");
+    steps_.push_back(
+        {.kind = Kind::kPunctuation,
+         .behavior = has_own ? read_behavior(description, where) : Behavior::kIsolated});
+  }
+  return is_bert || type == "Whitespace" || type == "CharDelimiterSplit" ||
+         type == "WhitespaceSplit" || type == "Punctuation";
+}
+
+PreTokenizer::Behavior PreTokenizer::read_behavior(const nlohmann::json& description,
+                                                   const std::string& where) {
   static constexpr std::pair<const char*, Behavior> kNames[] = {
       {"Removed", Behavior::kRemoved},
       {"Isolated", Behavior::kIsolated},
       {"MergedWithPrevious", Behavior::kMergedWithPrevious},
       {"MergedWithNext", Behavior::kMergedWithNext},
       {"Contiguous", Behavior::kContiguous}};
+  const std::string name = member_string(description, "behavior", where);
+  const auto* known = std::find_if(std::begin(kNames), std::end(kNames),
+                                   [&](const auto& entry) { return name == entry.first; });
+  if (known == std::end(kNames)) {
+    refuse_component("behavior", name,
+                     "Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous", where);
+  }
+  return known->second;
+}
+
+void PreTokenizer::add_split(const nlohmann::json& description, const std::string& where) {
   Step step{.kind = Kind::kSplit};
   std::tie(step.literal, step.regex) = member_pattern(description, where);
   QLORA_CHECK(step.regex || !step.literal.empty(), FormatError,
               "[tokenizer] {}: the pre_tokenizer Split has an empty pattern", where);
   step.invert = member_bool(description, "invert", false, where);
-  const std::string name = member_string(description, "behavior", where);
-  const auto* known = std::find_if(std::begin(kNames), std::end(kNames),
-                                   [&](const auto& entry) { return name == entry.first; });
-  if (known == std::end(kNames)) {
-    refuse_component("behavior of Split", name,
-                     "Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous", where);
-  }
-  step.behavior = known->second;
+  step.behavior = read_behavior(description, where);
   steps_.push_back(std::move(step));
 }
 
@@ -92,6 +126,22 @@ void PreTokenizer::add_metaspace(const nlohmann::json& description, const std::s
   steps_.push_back(std::move(step));
 }
 
+/// Runs of white space (matches), of word characters, and of others.
+void PreTokenizer::find_words(std::string_view text, std::vector<Span>& spans) {
+  int previous = -1;
+  for (size_t at = 0; at < text.size();) {
+    const size_t begin = at;
+    const char32_t code = next_character(text, at);
+    const int kind = is_white_space(code) ? 2 : is_word_member(code) ? 1 : 0;
+    if (kind == previous) {
+      spans.back().end = at;
+    } else {
+      spans.push_back({begin, at, kind == 2});
+    }
+    previous = kind;
+  }
+}
+
 /// Cuts a text at the matches of a step; every byte is in one span.
 void PreTokenizer::find_spans(const Step& step, std::string_view text, std::vector<Span>& spans) {
   spans.clear();
@@ -101,11 +151,19 @@ void PreTokenizer::find_spans(const Step& step, std::string_view text, std::vect
     spans.push_back({begin, end, !step.invert});
     done = end;
   };
-  if (step.kind == Kind::kDigits) {
+  if (step.kind == Kind::kWords) return find_words(text, spans);
+  const auto by_class = [&](bool (*is_member)(char32_t)) {
     for (size_t at = 0; at < text.size();) {
       const size_t begin = at;
-      if (is_numeric(next_character(text, at))) match(begin, at);
+      if (is_member(next_character(text, at))) match(begin, at);
     }
+  };
+  if (step.kind == Kind::kDigits) {
+    by_class(is_numeric);
+  } else if (step.kind == Kind::kSpaces) {
+    by_class(is_white_space);
+  } else if (step.kind == Kind::kPunctuation) {
+    by_class(is_punctuation);
   } else if (step.regex) {
     for (Regex::Match m; done < text.size() && step.regex->find(text, done, m);) {
       match(m.begin, m.end);

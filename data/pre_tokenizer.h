@@ -15,8 +15,9 @@ namespace qlora::data {
 inline constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-/// The "pre_tokenizer" of a tokenizer.json: null, ByteLevel, Split, Digits, Metaspace, or a
-/// Sequence of these. Cuts a text into the words that are merged one by one.
+/// The "pre_tokenizer" of a tokenizer.json: null, ByteLevel, Split, Digits, Metaspace, Whitespace,
+/// WhitespaceSplit, Punctuation, BertPreTokenizer, CharDelimiterSplit, or a Sequence of these. Cuts
+/// a text into the words that are merged one by one.
 ///   ByteLevel  may only come last: what it yields stands for bytes; words() gives the raw bytes
 class PreTokenizer {
  public:
@@ -45,7 +46,7 @@ class PreTokenizer {
   void split(std::string_view text, Place place, Words& words) const;
 
  private:
-  enum class Kind { kSplit, kDigits, kMetaspace, kPrefixSpace };
+  enum class Kind { kSplit, kDigits, kMetaspace, kPrefixSpace, kWords, kSpaces, kPunctuation };
   enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
   enum class Prepend { kAlways, kFirst, kNever };
   struct Step {
@@ -59,8 +60,12 @@ class PreTokenizer {
   };
   void add(const nlohmann::json& description, const std::string& where, int depth);
   void add_split(const nlohmann::json& description, const std::string& where);
+  bool add_by_class(const nlohmann::json& description, const std::string& type,
+                    const std::string& where);
   void add_metaspace(const nlohmann::json& description, const std::string& where);
   static void change(const Step& step, Place place, std::string_view& text, Words& words);
+  static Behavior read_behavior(const nlohmann::json& description, const std::string& where);
+  static void find_words(std::string_view text, std::vector<Span>& spans);
   static void find_spans(const Step& step, std::string_view text, std::vector<Span>& spans);
   static void merge_spans(Behavior behavior, std::vector<Span>& spans);
 

@@ -1,6 +1,9 @@
 #include "data/prompt_template.h"
 
+#include <algorithm>
+
 #include "core/error.h"
+#include "io/foreign_text.h"
 
 namespace qlora::data {
 namespace {
@@ -39,6 +42,10 @@ std::vector<Piece> chatml(const std::vector<Message>& messages) {
     pieces.back().text += text;
   };
   for (const Message& message : messages) {
+    QLORA_CHECK(message.has_text, ValueError,
+                "[data] a message of the role {} has a content that is no text, which chatml does "
+                "not know; set prompt_template to chat",
+                io::quote(message.role));
     given("<|im_start|>" + message.role + "\n");
     if (message.role == "assistant") {
       pieces.push_back({message.content + "<|im_end|>", true});
@@ -52,7 +59,7 @@ std::vector<Piece> chatml(const std::vector<Message>& messages) {
 
 }  // namespace
 
-PromptTemplate resolve_template(PromptTemplate chosen, RowForm form) {
+PromptTemplate resolve_template(PromptTemplate chosen, RowForm form, bool has_chat_template) {
   if (chosen != PromptTemplate::kAuto) return chosen;
   switch (form) {
     case RowForm::kAlpaca:
@@ -60,37 +67,84 @@ PromptTemplate resolve_template(PromptTemplate chosen, RowForm form) {
     case RowForm::kDolly:
       return PromptTemplate::kDolly;
     case RowForm::kMessages:
-      return PromptTemplate::kChatml;
+      return has_chat_template ? PromptTemplate::kChat : PromptTemplate::kChatml;
     default:
       return PromptTemplate::kNone;
   }
 }
 
-std::vector<Piece> render(const Record& record, RowForm form, PromptTemplate chosen) {
-  const PromptTemplate how = resolve_template(chosen, form);
-  QLORA_CHECK(form != RowForm::kText || how == PromptTemplate::kNone, ConfigError,
+RowRenderer::RowRenderer(RowForm form, const ExampleOptions& options, const Tokenizer& tokenizer)
+    : form_(form),
+      how_(resolve_template(
+          options.prompt_template, form,
+          !options.chat.chat_template_path.empty() || !tokenizer.chat_template().empty())) {
+  QLORA_CHECK(form != RowForm::kText || how_ == PromptTemplate::kNone, ConfigError,
               "[data] rows of the form text hold the whole text; allowed is prompt_template none");
-  QLORA_CHECK(form != RowForm::kMessages || how == PromptTemplate::kChatml, ConfigError,
-              "[data] rows of messages need prompt_template chatml");
-  if (form == RowForm::kText) return {{record.text, true}};
-  if (form == RowForm::kMessages) return chatml(record.messages);
-  switch (how) {
+  const bool is_chat = how_ == PromptTemplate::kChatml || how_ == PromptTemplate::kChat;
+  QLORA_CHECK(form != RowForm::kMessages || is_chat, ConfigError,
+              "[data] rows of messages need prompt_template chat or chatml");
+  if (how_ == PromptTemplate::kChat) chat_.emplace(tokenizer, options.chat);
+}
+
+/// The row as a conversation.
+std::vector<Message> RowRenderer::messages_of(const Record& record) const {
+  if (form_ == RowForm::kMessages) return record.messages;
+  return {{"user", request_of(record)}, {"assistant", record.response}};
+}
+
+template <class Render>
+auto RowRenderer::with_line(const Record& record, const Render& render) const {
+  try {
+    return render();
+  } catch (const ValueError& error) {
+    if (record.line == 0) throw;
+    throw ValueError(fmt::format("[data] line {}: {}", record.line, error.what()));
+  }
+}
+
+std::vector<Piece> RowRenderer::render_plain(const Record& record) const {
+  if (form_ == RowForm::kText) return {{record.text, true}};
+  switch (how_) {
     case PromptTemplate::kDolly:
       return pair_of(dolly_prompt(record), record.response);
     case PromptTemplate::kAlpaca:
       return pair_of(alpaca_prompt(record), record.response);
     case PromptTemplate::kChatml:
-      return chatml({{"user", request_of(record)}, {"assistant", record.response}});
+      return chatml(messages_of(record));
     default:
-      return pair_of(form == RowForm::kPromptCompletion ? record.text : request_of(record) + "\n\n",
-                     record.response);
+      return pair_of(
+          form_ == RowForm::kPromptCompletion ? record.text : request_of(record) + "\n\n",
+          record.response);
   }
 }
 
-std::string render_prompt(const Record& record, RowForm form, PromptTemplate chosen) {
-  const std::vector<Piece> pieces = render(record, form, chosen);
-  if (form == RowForm::kText) return pieces[0].text;
-  const bool is_asked = form == RowForm::kMessages && record.messages.back().role != "assistant";
+std::vector<Piece> RowRenderer::render(const Record& record) const {
+  return with_line(record, [&] {
+    return chat_ ? chat_->render(messages_of(record), record.tools) : render_plain(record);
+  });
+}
+
+std::string RowRenderer::text(const Record& record) const {
+  return with_line(record, [&] {
+    if (chat_) return chat_->text(messages_of(record), record.tools);
+    std::string all;
+    for (const Piece& piece : render_plain(record)) all += piece.text;
+    return all;
+  });
+}
+
+std::string RowRenderer::prompt(const Record& record) const {
+  std::vector<Message> messages = messages_of(record);
+  const bool is_answered = messages.back().role == "assistant";
+  if (chat_) {
+    while (is_answered && messages.size() > 1 && messages.back().role == "assistant") {
+      messages.pop_back();
+    }
+    return with_line(record, [&] { return chat_->prompt(messages, record.tools); });
+  }
+  const std::vector<Piece> pieces = render_plain(record);
+  if (form_ == RowForm::kText) return pieces[0].text;
+  const bool is_asked = form_ == RowForm::kMessages && !is_answered;
   size_t end = pieces.size();  // the last answer's piece, which is left out with what follows
   while (!is_asked && end > 0 && !pieces[--end].is_response) {
   }

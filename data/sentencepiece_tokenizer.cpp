@@ -61,7 +61,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(std::string_view model,
               .unk = role(config.unk, sp.unk_id(), "unk")};
   add_bos_ = special_.bos && config.add_bos.value_or(true);
   add_eos_ = special_.eos && config.add_eos.value_or(false);
-  chat_template_ = config.chat_template;
+  chat_templates_ = config.chat_templates;
 }
 
 SentencePieceTokenizer::~SentencePieceTokenizer() = default;

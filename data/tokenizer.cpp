@@ -37,6 +37,12 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool keep_special) c
   return decode_valid(ids, keep_special);
 }
 
+const std::string& Tokenizer::chat_template() const {
+  static const std::string kNone;
+  const bool has_default = !chat_templates_.empty() && chat_templates_.front().name == "default";
+  return has_default ? chat_templates_.front().text : kNone;
+}
+
 StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool keep_special)
     : tokenizer_(tokenizer), keep_special_(keep_special) {}
 
@@ -120,7 +126,13 @@ std::string config_text(const TokenizerConfig& config, bool add_bos, bool add_eo
   for (const auto& [key, text] : roles) {
     if (text) root[key] = *text;
   }
-  if (!config.chat_template.empty()) root["chat_template"] = config.chat_template;
+  if (config.chat_templates.size() == 1) {
+    root["chat_template"] = config.chat_templates.front().text;
+  } else {
+    for (const NamedTemplate& named : config.chat_templates) {
+      root["chat_template"].push_back({{"name", named.name}, {"template", named.text}});
+    }
+  }
   return root.dump(2);
 }
 
@@ -163,6 +175,14 @@ std::vector<std::string> save_tokenizer_files(const fs::path& source, const fs::
           "added_tokens.json", "chat_template.jinja"}) {
       const fs::path file = found.file.parent_path() / name;
       if (fs::exists(file)) write(name, io::read_file(file, kMaxModelBytes));
+    }
+    const fs::path more = found.file.parent_path() / kAdditionalTemplates;
+    if (!fs::is_directory(more)) return written;
+    fs::create_directories(folder / kAdditionalTemplates);
+    for (const auto& entry : fs::directory_iterator(more)) {
+      if (entry.path().extension() != ".jinja") continue;
+      write(std::string(kAdditionalTemplates) + "/" + entry.path().filename().string(),
+            io::read_file(entry.path(), kMaxModelBytes));
     }
     return written;
   }

@@ -22,6 +22,12 @@ struct SpecialIds {
   std::optional<int32_t> bos, eos, pad, unk;
 };
 
+/// A chat template of a tokenizer: most have one, some a second, "tool_use", for rows with tools.
+struct NamedTemplate {
+  std::string name, text;
+  bool operator==(const NamedTemplate&) const = default;
+};
+
 /// Text to token ids and back.
 ///   Input     any bytes: what is not UTF-8 counts as U+FFFD, one per maximal subpart (WHATWG, and
 ///             Python's errors="replace")
@@ -46,8 +52,10 @@ class Tokenizer {
   const SpecialIds& special() const { return special_; }
   bool add_bos() const { return add_bos_; }  // encode() with add_special puts bos first
   bool add_eos() const { return add_eos_; }
-  /// Raw Jinja text of the chat template; empty where the files hold none.
-  const std::string& chat_template() const { return chat_template_; }
+  /// Raw Jinja text of the chat template named "default"; empty where the files hold none.
+  const std::string& chat_template() const;
+  /// All chat templates, the default one first.
+  const std::vector<NamedTemplate>& chat_templates() const { return chat_templates_; }
 
  protected:
   /// `text` is valid UTF-8.
@@ -59,7 +67,7 @@ class Tokenizer {
   SpecialIds special_;
   bool add_bos_ = false;
   bool add_eos_ = false;
-  std::string chat_template_;
+  std::vector<NamedTemplate> chat_templates_;
 };
 
 /// Turns ids into text one at a time, as `generate` prints them.

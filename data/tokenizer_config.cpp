@@ -47,22 +47,45 @@ void read_flag(const json& object, const char* key, const std::string& where,
   }
 }
 
-/// One text, or a list of {name, template}, of which the one named "default" counts.
-std::string read_template(const json& object, const std::string& where) {
+void add_template(std::string name, std::string text, std::vector<NamedTemplate>& templates) {
+  std::erase_if(templates, [&](const NamedTemplate& known) { return known.name == name; });
+  const auto at = name == "default" ? templates.begin() : templates.end();
+  templates.insert(at, {std::move(name), std::move(text)});
+}
+
+/// One text, or a list of {name, template}.
+void read_templates(const json& object, const std::string& where,
+                    std::vector<NamedTemplate>& templates) {
   const auto at = object.find("chat_template");
-  if (at == object.end() || at->is_null()) return {};
-  if (at->is_string()) return at->get<std::string>();
-  if (at->is_array()) {
-    for (const json& entry : *at) {
-      if (entry.is_object() && entry.value("name", json()) == "default") {
-        return member_string(entry, "template", where);
-      }
-    }
-    return {};
+  if (at == object.end() || at->is_null()) return;
+  if (at->is_string()) return add_template("default", at->get<std::string>(), templates);
+  QLORA_CHECK(at->is_array(), FormatError,
+              "[tokenizer] {}: chat_template is {}, expected a text or a list of named texts",
+              where, at->type_name());
+  for (const json& entry : *at) {
+    QLORA_CHECK(entry.is_object(), FormatError,
+                "[tokenizer] {}: a chat template is {}, expected an object with name and template",
+                where, entry.type_name());
+    add_template(member_string(entry, "name", where), member_string(entry, "template", where),
+                 templates);
   }
-  throw FormatError(
-      fmt::format("[tokenizer] {}: chat_template is {}, expected a text or a list of named texts",
-                  where, at->type_name()));
+}
+
+/// The files that transformers writes; they count more than tokenizer_config.json.
+void read_template_files(const fs::path& folder, std::vector<NamedTemplate>& templates) {
+  if (fs::exists(folder / "chat_template.jinja")) {
+    add_template("default", io::read_file(folder / "chat_template.jinja", kMaxConfigBytes),
+                 templates);
+  }
+  if (!fs::is_directory(folder / kAdditionalTemplates)) return;
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder / kAdditionalTemplates)) {
+    if (entry.path().extension() == ".jinja") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  for (const fs::path& file : files) {
+    add_template(file.stem().string(), io::read_file(file, kMaxConfigBytes), templates);
+  }
 }
 
 int32_t read_id(const std::string& text, const std::string& where) {
@@ -112,10 +135,8 @@ TokenizerConfig read_tokenizer_config(const fs::path& folder) {
   read_flag(main, "add_bos_token", where, config.add_bos);
   read_flag(main, "add_eos_token", where, config.add_eos);
   read_flag(main, "legacy", where, config.legacy);
-  config.chat_template = read_template(main, where);
-  if (fs::exists(folder / "chat_template.jinja")) {
-    config.chat_template = io::read_file(folder / "chat_template.jinja", kMaxConfigBytes);
-  }
+  read_templates(main, where, config.chat_templates);
+  read_template_files(folder, config.chat_templates);
   read_added_decoder(main, where, config.added);
   const std::string added_where = (folder / "added_tokens.json").string();
   const json added = read_object(folder / "added_tokens.json");

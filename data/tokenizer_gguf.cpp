@@ -185,7 +185,15 @@ TokenizerConfig read_gguf_config(const io::GgufReader& gguf) {
   token("tokenizer.ggml.unknown_token_id", config.unk);
   config.add_bos = gguf.find_boolean("tokenizer.ggml.add_bos_token");
   config.add_eos = gguf.find_boolean("tokenizer.ggml.add_eos_token");
-  config.chat_template = gguf.find_string("tokenizer.chat_template").value_or("");
+  if (const auto text = gguf.find_string("tokenizer.chat_template")) {
+    config.chat_templates.push_back({"default", std::string(*text)});
+  }
+  const bool has_more = gguf.find("tokenizer.chat_templates") != nullptr;
+  for (const auto name :
+       has_more ? gguf.strings("tokenizer.chat_templates") : std::vector<std::string_view>()) {
+    const auto text = gguf.find_string("tokenizer.chat_template." + std::string(name));
+    if (text) config.chat_templates.push_back({std::string(name), std::string(*text)});
+  }
   return config;
 }
 

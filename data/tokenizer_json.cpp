@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <set>
 
 #include "core/error.h"
@@ -23,14 +24,18 @@ class TokenizerJsonReader final : public nlohmann::json_sax<json> {
   Vocabulary vocabulary;
   std::string merge_text;            // all halves of all merges, one after another
   std::vector<uint64_t> merge_ends;  // ends of the halves: two for each merge
+  std::vector<double> scores;        // of a Unigram vocabulary
+  bool has_scores = false;
 
   bool null() override { return value(nullptr); }
   bool boolean(bool b) override { return value(b); }
   bool number_integer(number_integer_t n) override {
+    if (region_ == Region::kScores) return score(static_cast<double>(n));
     if (in_vocabulary()) refuse_id(n);
     return value(n);
   }
   bool number_unsigned(number_unsigned_t n) override {
+    if (region_ == Region::kScores) return score(static_cast<double>(n));
     if (!in_vocabulary()) return value(n);
     if (n > static_cast<uint64_t>(kMaxTokenId)) refuse_id(n);
     QLORA_CHECK(vocabulary.add(piece_, static_cast<int32_t>(n)), FormatError,
@@ -39,12 +44,14 @@ class TokenizerJsonReader final : public nlohmann::json_sax<json> {
     return true;
   }
   bool number_float(number_float_t n, const string_t& text) override {
+    if (region_ == Region::kScores) return score(n);
     if (in_vocabulary()) refuse_id(text);
     return value(n);
   }
   bool string(string_t& text) override {
     if (in_vocabulary()) refuse_id(io::quote(text));
     if (region_ == Region::kMerges) return depth_ == kMergesDepth ? merge(text) : half(text);
+    if (region_ == Region::kScores) return scored_piece(text);
     return value(std::move(text));
   }
   bool binary(binary_t&) override { return false; }
@@ -89,12 +96,29 @@ class TokenizerJsonReader final : public nlohmann::json_sax<json> {
       return true;
     }
     if (region_ == Region::kVocabulary) refuse("a list inside the vocabulary");
+    if (region_ == Region::kTree && at_model_member("vocab")) {
+      region_ = Region::kScores;
+      has_scores = true;
+      return true;
+    }
+    if (region_ == Region::kScores) {
+      if (depth_ != kMergesDepth + 1) refuse("a list inside a piece of the vocabulary");
+      has_piece_ = false;
+      return true;
+    }
     open(json::array());
     return true;
   }
   bool end_array() override {
     --depth_;
-    if (region_ == Region::kMerges) {
+    if (region_ == Region::kScores) {
+      if (depth_ == kMergesDepth - 1) {
+        region_ = Region::kTree;
+      } else if (has_piece_ || static_cast<size_t>(vocabulary.size()) != scores.size() ||
+                 scores.size() != ++pairs_) {
+        refuse("a piece of the vocabulary that is no pair of text and score");
+      }
+    } else if (region_ == Region::kMerges) {
       if (depth_ == kMergesDepth - 1) {
         region_ = Region::kTree;
       } else if (merge_ends.size() % 2 != 0 || merge_ends.size() / 2 != ++pairs_) {
@@ -112,7 +136,7 @@ class TokenizerJsonReader final : public nlohmann::json_sax<json> {
   }
 
  private:
-  enum class Region { kTree, kVocabulary, kMerges };
+  enum class Region { kTree, kVocabulary, kMerges, kScores };
   static constexpr int kMaxDepth = 64;
   static constexpr int kMergesDepth = 3;  // root, model, merges
 
@@ -150,12 +174,32 @@ class TokenizerJsonReader final : public nlohmann::json_sax<json> {
   bool value(json item) {
     if (region_ == Region::kMerges) refuse("a merge that is neither text nor pair");
     if (region_ == Region::kVocabulary) refuse("a piece whose id is no number");
+    if (region_ == Region::kScores) refuse("a piece whose score is no number");
     put(std::move(item));
     return true;
   }
   bool half(const std::string& text) {
     merge_text += text;
     merge_ends.push_back(merge_text.size());
+    return true;
+  }
+  /// ["piece", score] of a Unigram vocabulary: the text, then the score.
+  bool scored_piece(string_t& text) {
+    if (depth_ != kMergesDepth + 1 || has_piece_)
+      refuse("a piece that is no pair of text and score");
+    piece_ = std::move(text);
+    has_piece_ = true;
+    return true;
+  }
+  bool score(double value) {
+    if (!has_piece_ || !std::isfinite(value)) refuse("a piece that is no pair of text and score");
+    const auto id = static_cast<int64_t>(scores.size());
+    if (id > kMaxTokenId) refuse_id(id);
+    QLORA_CHECK(vocabulary.add(piece_, static_cast<int32_t>(id)), FormatError,
+                "[tokenizer] {}: the piece {} is in the vocabulary twice", where_,
+                io::quote(piece_));
+    scores.push_back(value);
+    has_piece_ = false;
     return true;
   }
   /// "left right": exactly one space.
@@ -177,6 +221,7 @@ class TokenizerJsonReader final : public nlohmann::json_sax<json> {
   json* model_ = nullptr;
   std::string key_, piece_;
   size_t pairs_ = 0;
+  bool has_piece_ = false;  // the text of a scored piece was read, its score not yet
 };
 
 std::vector<BpeRules::Merge> resolve_merges(const TokenizerJsonReader& reader,
@@ -214,6 +259,20 @@ AddedToken read_added_token(const json& entry, const std::string& where) {
           .rstrip = member_bool(entry, "rstrip", false, where)};
 }
 
+Unigram::Rules read_unigram(const json& model, TokenizerJsonReader& reader,
+                            const std::string& where) {
+  Unigram::Rules rules;
+  rules.scores = std::move(reader.scores);
+  rules.byte_fallback = member_bool(model, "byte_fallback", false, where);
+  const auto unk = model.find("unk_id");
+  if (unk == model.end() || unk->is_null()) return rules;
+  QLORA_CHECK(unk->is_number_unsigned() && *unk < rules.scores.size(), FormatError,
+              "[tokenizer] {}: model.unk_id is {}, outside the vocabulary of {}", where,
+              unk->dump(), rules.scores.size());
+  rules.unk = unk->get<int32_t>();
+  return rules;
+}
+
 void refuse_text(const json& model, const char* key, const std::string& where) {
   const auto at = model.find(key);
   QLORA_CHECK(at == model.end() || at->is_null() || (at->is_string() && *at == ""), FormatError,
@@ -233,11 +292,14 @@ BpeSpec read_tokenizer_json(std::string_view text, const std::string& where) {
   const std::string type = model.contains("type")      ? member_string(model, "type", where)
                            : reader.merge_ends.empty() ? "unnamed"
                                                        : "BPE";
-  QLORA_CHECK(
-      type == "BPE", FormatError,
-      "[tokenizer] {}: the model {} is not supported; known are BPE here, and sentencepiece's "
-      "BPE and unigram in a tokenizer.model",
-      where, io::quote(type));
+  const bool is_unigram = type == "Unigram";
+  QLORA_CHECK(type == "BPE" || is_unigram, FormatError,
+              "[tokenizer] {}: the model {} is not supported; known are BPE and Unigram here, and "
+              "sentencepiece's BPE and unigram in a tokenizer.model",
+              where, io::quote(type));
+  QLORA_CHECK(reader.has_scores == is_unigram, FormatError,
+              "[tokenizer] {}: the vocabulary of the model {} is a list of scores or lacks them",
+              where, io::quote(type));
   QLORA_CHECK(reader.vocabulary.size() > 0, FormatError, "[tokenizer] {} has no vocabulary", where);
   refuse_text(model, "continuing_subword_prefix", where);
   refuse_text(model, "end_of_word_suffix", where);
@@ -253,6 +315,7 @@ BpeSpec read_tokenizer_json(std::string_view text, const std::string& where) {
     QLORA_CHECK(spec.rules.unk, FormatError,
                 "[tokenizer] {}: the unk_token {} is not in the vocabulary", where, io::quote(unk));
   }
+  if (is_unigram) spec.unigram = read_unigram(model, reader, where);
   spec.vocabulary = std::move(reader.vocabulary);
   if (root.contains("added_tokens") && !root["added_tokens"].is_null()) {
     for (const json& entry : member_array(root, "added_tokens", where)) {

@@ -10,6 +10,7 @@
 #include "data/added_tokens.h"
 #include "data/bpe.h"
 #include "data/tokenizer.h"
+#include "data/unigram.h"
 
 namespace qlora::io {
 class GgufReader;
@@ -24,25 +25,31 @@ inline constexpr int64_t kMaxTokenId = (int64_t{1} << 22) - 1;
 struct TokenizerConfig {
   std::optional<std::string> bos, eos, pad, unk;  // as texts
   std::optional<bool> add_bos, add_eos, legacy;
-  std::string chat_template;
-  std::vector<AddedToken> added;  // of added_tokens_decoder and added_tokens.json
+  std::vector<NamedTemplate> chat_templates;  // "default" first
+  std::vector<AddedToken> added;              // of added_tokens_decoder and added_tokens.json
 };
 
-/// Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and chat_template.jinja
-/// of a folder, as far as they are there.
+/// Where transformers keeps the chat templates with other names than "default".
+inline constexpr const char* kAdditionalTemplates = "additional_chat_templates";
+
+/// Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json, chat_template.jinja and
+/// the additional chat templates of a folder, as far as they are there.
 TokenizerConfig read_tokenizer_config(const std::filesystem::path& folder);
 
-/// A byte-level or character-level BPE tokenizer in parts, whatever file it came from.
+/// A tokenizer of words in parts, whatever file it came from: BPE over bytes or characters, or,
+/// where there are scores, Unigram.
 struct BpeSpec {
   Vocabulary vocabulary;
   BpeRules rules;
+  std::optional<Unigram::Rules> unigram;
   std::vector<AddedToken> added;
   nlohmann::json normalizer, pre_tokenizer, post_processor, decoder;  // as in tokenizer.json
 };
 
 /// Reads the text of a tokenizer.json in one pass, without a tree of its vocabulary and merges.
 ///   where     names the file in messages
-///   throws    FormatError for damage, a model other than BPE, or what this program does not know
+///   throws    FormatError for damage, a model other than BPE and Unigram, or what this program
+///   does not know
 BpeSpec read_tokenizer_json(std::string_view text, const std::string& where);
 
 /// The text of a tokenizer.json with the same meaning.

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <vector>
 
+#include "data/letter_case.h"
 #include "data/utf8.h"
 
 namespace qlora::data {
@@ -26,6 +27,11 @@ struct ClassRange {
 struct CodePair {
   char32_t a, b, c;
 };
+struct CompatibilityEntry {
+  char32_t code;
+  uint16_t place, length;  // in kCompatibilityText
+};
+#include "data/normalizer_tables.inc"
 #include "data/unicode_tables.inc"
 
 /// The range of a sorted table that holds the code point, or null.
@@ -103,6 +109,41 @@ void order_marks(std::vector<char32_t>& codes) {
   }
 }
 
+void decompose_compatible(char32_t code, std::vector<char32_t>& out) {
+  const auto* at =
+      std::lower_bound(std::begin(kCompatibility), std::end(kCompatibility), code,
+                       [](const CompatibilityEntry& entry, char32_t c) { return entry.code < c; });
+  if (at == std::end(kCompatibility) || at->code != code) return decompose(code, out);
+  const char32_t* text = kCompatibilityText + at->place;
+  out.insert(out.end(), text, text + at->length);
+}
+
+/// Joins what composes: Unicode 15, section 3.11.
+std::vector<char32_t> composed(const std::vector<char32_t>& codes) {
+  std::vector<char32_t> out;
+  out.reserve(codes.size());
+  size_t starter = SIZE_MAX;  // place in `out` of the last character of class 0
+  int previous_class = -1;    // class of the last one kept after the starter; -1: none was
+  for (const char32_t code : codes) {
+    const int own_class = combining_class(code);
+    const bool is_blocked = previous_class >= own_class && previous_class != -1;
+    if (starter != SIZE_MAX && !is_blocked) {
+      if (const char32_t both = compose(out[starter], code)) {
+        out[starter] = both;
+        continue;
+      }
+    }
+    out.push_back(code);
+    if (own_class == 0) {
+      starter = out.size() - 1;
+      previous_class = -1;
+    } else {
+      previous_class = own_class;
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 bool is_white_space(char32_t code) {
@@ -126,41 +167,57 @@ std::string newer_members(std::string_view category) {
   return out;
 }
 
-std::string normalize_nfc(std::string_view text) {
-  // Nothing below U+0300 composes with what stands before it, and none of it is taken apart for
-  // good.
-  const auto is_plain = [](char c) { return static_cast<unsigned char>(c) < 0xCC; };
+bool is_word_member(char32_t code) {
+  return find_range(kWord, code) != nullptr;
+}
+
+bool is_punctuation(char32_t code) {
+  return find_range(kPunctuation, code) != nullptr;
+}
+
+std::string lower_case(std::string_view text) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t begin = at;
+    const char32_t code = next_character(text, at);
+    const auto* newer = std::end(kNewerLower);
+    if (code >= kNewerLower[0].a) {
+      newer = std::find_if(std::begin(kNewerLower), std::end(kNewerLower),
+                           [code](const CodePair& pair) { return pair.a == code; });
+    }
+    if (newer != std::end(kNewerLower)) {
+      append_utf8(out, newer->b);
+    } else {
+      out += lower_each(text.substr(begin, at - begin));
+    }
+  }
+  return out;
+}
+
+std::string normalize(std::string_view text, NormalForm form) {
+  const bool composes = form == NormalForm::kNfc || form == NormalForm::kNfkc;
+  const bool is_compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
+  // Nothing below U+0300 composes with what stands before it, and to NFC none of it is taken apart
+  // for good.
+  const unsigned char first_changed = form == NormalForm::kNfc ? 0xCC : 0x80;
+  const auto is_plain = [=](char c) { return static_cast<unsigned char>(c) < first_changed; };
   if (std::all_of(text.begin(), text.end(), is_plain)) return std::string(text);
 
   std::vector<char32_t> codes;
   codes.reserve(text.size());
-  for (size_t at = 0; at < text.size();) decompose(next_character(text, at), codes);
-  order_marks(codes);
-
-  std::vector<char32_t> composed;
-  composed.reserve(codes.size());
-  size_t starter = SIZE_MAX;  // place in `composed` of the last character of class 0
-  int previous_class = -1;    // class of the last one kept after the starter; -1: none was
-  for (const char32_t code : codes) {
-    const int own_class = combining_class(code);
-    const bool is_blocked = previous_class >= own_class && previous_class != -1;
-    if (starter != SIZE_MAX && !is_blocked) {
-      if (const char32_t both = compose(composed[starter], code)) {
-        composed[starter] = both;
-        continue;
-      }
-    }
-    composed.push_back(code);
-    if (own_class == 0) {
-      starter = composed.size() - 1;
-      previous_class = -1;
+  for (size_t at = 0; at < text.size();) {
+    const char32_t code = next_character(text, at);
+    if (is_compatible) {
+      decompose_compatible(code, codes);
     } else {
-      previous_class = own_class;
+      decompose(code, codes);
     }
   }
+  order_marks(codes);
+  if (composes) codes = composed(codes);
   std::string out;
   out.reserve(text.size());
-  for (const char32_t code : composed) append_utf8(out, code);
+  for (const char32_t code : codes) append_utf8(out, code);
   return out;
 }
 

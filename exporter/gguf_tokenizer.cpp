@@ -64,8 +64,17 @@ void add_roles(const data::Tokenizer& tokenizer, io::GgufMetadata& metadata) {
   }
   metadata.add("tokenizer.ggml.add_bos_token", tokenizer.add_bos());
   metadata.add("tokenizer.ggml.add_eos_token", tokenizer.add_eos());
-  if (!tokenizer.chat_template().empty()) {
-    metadata.add("tokenizer.chat_template", tokenizer.chat_template());
+  std::vector<std::string> further;  // llama.cpp keeps the names beside the default one's text
+  for (const data::NamedTemplate& named : tokenizer.chat_templates()) {
+    if (named.name == "default") {
+      metadata.add("tokenizer.chat_template", named.text);
+    } else {
+      further.push_back(named.name);
+      metadata.add("tokenizer.chat_template." + named.name, named.text);
+    }
+  }
+  if (!further.empty()) {
+    metadata.add("tokenizer.chat_templates", std::span<const std::string>(further));
   }
 }
 

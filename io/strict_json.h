@@ -12,4 +12,8 @@ namespace qlora::io {
 ///   object
 nlohmann::json parse_strict_json(std::string_view text, std::string_view where, int max_depth = 32);
 
+/// The same; objects keep the order of their keys.
+nlohmann::ordered_json parse_strict_ordered_json(std::string_view text, std::string_view where,
+                                                 int max_depth = 32);
+
 }  // namespace qlora::io

@@ -35,6 +35,9 @@ void write_final_files(const std::filesystem::path& run_dir, const model::Decode
   if (!facts.tokenizer_source.empty()) {
     data::save_tokenizer_files(facts.tokenizer_source, run_dir);
   }
+  if (!facts.chat_template_path.empty()) {  // what the adapter learnt to read, for `generate`
+    io::write_file_atomic(run_dir / "chat_template.jinja", io::read_file(facts.chat_template_path));
+  }
   if (!options.report) return;
   const auto history = read_loss_history(run_dir / "log.jsonl");
   const std::string title = std::filesystem::path(facts.base_model).filename().string();

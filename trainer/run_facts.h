@@ -14,6 +14,7 @@ struct RunFacts {
   lora::LoraOptions lora;                  // for adapter_config.json
   std::string base_model;                  // the same: base_model_name_or_path
   std::filesystem::path tokenizer_source;  // its files are copied to the run; empty: none are
+  std::string chat_template_path;          // trained with instead of the tokenizer's; empty: none
   Json config;                             // written as config.resolved.json; null: not written
   Json qat;                                // what the run rounds to; null: nothing
   std::string data_name;                   // of the training set, for README.md

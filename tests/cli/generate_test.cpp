@@ -71,5 +71,29 @@ TEST_F(GenerateProgram, TemplatesWrapThePrompt) {
   EXPECT_EQ(facts({"--prompt", "Say it.", "--template", "dolly"}).at("tokens"), spelt.at("tokens"));
 }
 
+TEST_F(GenerateProgram, ChatRendersAJinjaTemplate) {
+  write_text(folder_ / "t.jinja",
+             "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+             "{% if add_generation_prompt %}[assistant] {% endif %}");
+  const std::vector<std::string> asked = {"--prompt",        "Say it.",      "--system",
+                                          "Be loud.",        "--template",   "chat",
+                                          "--chat-template", path("t.jinja")};
+  const auto spelt = facts({"--prompt", "[system] Be loud.\n[user] Say it.\n[assistant] "});
+  EXPECT_EQ(facts(asked).at("tokens"), spelt.at("tokens"));
+  EXPECT_EQ(facts(asked).at("prompt_tokens"), spelt.at("prompt_tokens"));
+
+  const auto refused = [&](const std::vector<std::string>& more, const std::string& part) {
+    const ProgramResult result = qlora(line(more));
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_SAYS(result.err, part);
+  };
+  refused({"--prompt", "x", "--template", "chat"}, "the tokenizer has no chat template");
+  refused({"--prompt", "x", "--system", "y"}, "--system goes with --template chat or chatml");
+  refused({"--prompt", "x", "--chat-template", path("t.jinja")},
+          "--chat-template goes with --template chat");
+  write_text(folder_ / "t.jinja", "{{ raise_exception('No system role') }}");
+  refused(asked, "line 1: the template refuses: No system role");
+}
+
 }  // namespace
 }  // namespace qlora::testing

@@ -140,6 +140,34 @@ TEST_F(TrainProgram, SignalsEndTheStepSaveAndCanBeResumed) {
   EXPECT_EQ(losses(path("whole")), two_sessions);
 }
 
+TEST_F(TrainProgram, AChatTemplateIsTrainedWithAndSaved) {
+  write_text(folder_ / "chat.jsonl",
+             "{\"messages\": [{\"role\": \"user\", \"content\": \"Define: cat\"}, "
+             "{\"role\": \"assistant\", \"content\": \"an animal\"}]}\n");
+  const std::string source =
+      "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+      "{% if add_generation_prompt %}[assistant] {% endif %}";
+  write_text(folder_ / "t.jinja", source);
+  config_["data"] = {{"dataset_name", path("chat.jsonl")}, {"chat_template_path", path("t.jinja")}};
+  config_["per_device_train_batch_size"] = 1;
+  config_["max_steps"] = 2;
+  config_.erase("eval_strategy");
+  config_.erase("eval_steps");
+  write_config();
+  const ProgramResult result = train();
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(read_text(folder_ / "out/chat_template.jinja"), source);
+  const ProgramResult shown = qlora({"inspect", "--data", path("run.json"), "--json"});
+  ASSERT_EQ(shown.exit_code, 0) << shown.err;
+  const auto runs = nlohmann::json::parse(shown.out).at("samples")[0].at("text");
+  EXPECT_EQ(runs[0].at("text"), "[user] Define: cat\n[assistant] ");
+  EXPECT_TRUE(runs[1].at("learnt").get<bool>());
+  EXPECT_TRUE(runs[1].at("text").get<std::string>().starts_with("an animal"));
+  const ProgramResult answer = qlora({"generate", "--adapter", path("out"), "--template", "chat",
+                                      "--prompt", "Define: cat", "--max-new-tokens", "2"});
+  EXPECT_EQ(answer.exit_code, 0) << answer.err;
+}
+
 TEST_F(TrainProgram, TokenFilesNeedNoTokenizer) {
   std::vector<int32_t> ids;
   for (int32_t i = 0; i < 8 * 16; ++i) ids.push_back(i * 37 % 251);

@@ -22,6 +22,11 @@ Ids learnt(const Example& example) {
   return ids;
 }
 
+Example built(const Record& record, RowForm form, const ExampleOptions& options,
+              const Tokenizer& tokenizer) {
+  return build_example(record, RowRenderer(form, options, tokenizer), options, tokenizer);
+}
+
 Dataset set_of(std::vector<Record> records, RowForm form = RowForm::kDolly) {
   Dataset set{form, "set.jsonl", std::move(records)};
   for (size_t i = 0; i < set.records.size(); ++i) set.records[i].line = static_cast<int64_t>(i) + 1;
@@ -31,11 +36,11 @@ Dataset set_of(std::vector<Record> records, RowForm form = RowForm::kDolly) {
 TEST(BuildExample, LearnsTheResponseAndEos) {
   const auto tokenizer = fixture_tokenizer("smollm");
   ASSERT_EQ(tokenizer->special().pad, tokenizer->special().eos);  // and eos is learnt all the same
-  const Example example = build_example(kRow, RowForm::kDolly, {}, *tokenizer);
+  const Example example = built(kRow, RowForm::kDolly, {}, *tokenizer);
   Ids expected = tokenizer->encode(kRow.response);
   expected.push_back(*tokenizer->special().eos);
   EXPECT_EQ(learnt(example), expected);
-  const Ids prompt = tokenizer->encode(render_prompt(kRow, RowForm::kDolly, PromptTemplate::kAuto));
+  const Ids prompt = tokenizer->encode(RowRenderer(RowForm::kDolly, {}, *tokenizer).prompt(kRow));
   EXPECT_EQ(
       Ids(example.tokens.begin(), example.tokens.begin() + static_cast<int64_t>(prompt.size())),
       prompt);
@@ -46,8 +51,7 @@ TEST(BuildExample, LearnsTheResponseAndEos) {
 TEST(BuildExample, LearnsAllOfTheTextTokenisedAtOnce) {
   const auto tokenizer = fixture_tokenizer("smollm");
   const Record row{.text = "x", .response = "  starts with spaces"};
-  const Example example =
-      build_example(row, RowForm::kDolly, {.loss_on = LossOn::kAll}, *tokenizer);
+  const Example example = built(row, RowForm::kDolly, {.loss_on = LossOn::kAll}, *tokenizer);
   Ids expected = tokenizer->encode(
       "### Instruction:\nx\n\n### Input:\n\n\n### Response:\n  starts with spaces");
   expected.push_back(*tokenizer->special().eos);
@@ -63,13 +67,13 @@ TEST(BuildExample, PiecesDecodeToTheWholeText) {
     for (const auto& text : test::make_random_strings(300, 8)) {
       const Record row{.text = "Say.", .response = text};
       const auto options = ExampleOptions{.append_eos = false};
-      Example example = build_example(row, RowForm::kDolly, options, *tokenizer);
+      Example example = built(row, RowForm::kDolly, options, *tokenizer);
       // Specials and U+2581 have a text of their own; the Split of "metaspace" drops characters.
       const bool is_plain =
           text.find('<') == std::string::npos && text.find("\u2581") == std::string::npos;
       if (!is_plain || std::string(name) == "metaspace") continue;
       std::string whole;
-      for (const Piece& piece : render(row, RowForm::kDolly, PromptTemplate::kDolly))
+      for (const Piece& piece : RowRenderer(RowForm::kDolly, {}, *tokenizer).render(row))
         whole += piece.text;
       // Behind bos a sentencepiece-like tokenizer shows the prefix space of the first word.
       const bool is_spaced = std::string(name) == "llama2" || std::string(name) == "sp_bpe";
@@ -85,7 +89,7 @@ TEST(BuildExample, ChatmlEndsEveryAnswerWithEosOnce) {
   const auto tokenizer = fixture_tokenizer("smollm");
   const Record chat{
       .messages = {{"user", "Q"}, {"assistant", "A"}, {"user", "R"}, {"assistant", "B"}}};
-  const Example example = build_example(chat, RowForm::kMessages, {}, *tokenizer);
+  const Example example = built(chat, RowForm::kMessages, {}, *tokenizer);
   const int32_t eos = *tokenizer->special().eos;
   Ids expected = tokenizer->encode("A");
   expected.push_back(eos);
@@ -98,35 +102,31 @@ TEST(BuildExample, ChatmlEndsEveryAnswerWithEosOnce) {
                         "<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n"));
   // A tokenizer with another eos gets it at the end.
   const auto other = fixture_tokenizer("gpt2");
-  EXPECT_EQ(build_example(chat, RowForm::kMessages, {}, *other).tokens.back(),
-            *other->special().eos);
+  EXPECT_EQ(built(chat, RowForm::kMessages, {}, *other).tokens.back(), *other->special().eos);
 }
 
 TEST(BuildExample, BosComesFirstAndOnlyOnce) {
   const auto tokenizer = fixture_tokenizer("llama3");
   const int32_t bos = *tokenizer->special().bos;
-  const Example example = build_example(kRow, RowForm::kDolly, {}, *tokenizer);
+  const Example example = built(kRow, RowForm::kDolly, {}, *tokenizer);
   EXPECT_EQ(example.tokens[0], bos);
   EXPECT_EQ(example.learn[0], 0);
   EXPECT_EQ(std::count(example.tokens.begin(), example.tokens.end(), bos), 1);
-  EXPECT_EQ(build_example(kRow, RowForm::kDolly, {.loss_on = LossOn::kAll}, *tokenizer).tokens[0],
-            bos);
+  EXPECT_EQ(built(kRow, RowForm::kDolly, {.loss_on = LossOn::kAll}, *tokenizer).tokens[0], bos);
   const Record doubled{.text = "<|begin_of_text|>hi", .line = 7};
-  EXPECT_ERROR(ValueError, build_example(doubled, RowForm::kText, {}, *tokenizer),
+  EXPECT_ERROR(ValueError, built(doubled, RowForm::kText, {}, *tokenizer),
                "line 7: the text begins with <|begin_of_text|> and the tokenizer adds it too");
 }
 
 TEST(BuildExample, EosWhereItIsThereOrMissing) {
   const auto tokenizer = fixture_tokenizer("smollm");
   const Record ended{.text = "hi<|im_end|>"};
-  EXPECT_EQ(build_example(ended, RowForm::kText, {}, *tokenizer).tokens,
-            tokenizer->encode("hi<|im_end|>"));
+  EXPECT_EQ(built(ended, RowForm::kText, {}, *tokenizer).tokens, tokenizer->encode("hi<|im_end|>"));
   const TemporaryFolder folder;
   folder.put("tokenizer.json", io::read_file(fixture("tokenizers/gpt2/tokenizer.json")));
   const auto without = load_tokenizer(folder.path());
-  EXPECT_ERROR(ConfigError, build_example(kRow, RowForm::kDolly, {}, *without),
-               "set append_eos to false");
-  EXPECT_EQ(build_example(kRow, RowForm::kText, {.append_eos = false}, *without).tokens,
+  EXPECT_ERROR(ConfigError, built(kRow, RowForm::kDolly, {}, *without), "set append_eos to false");
+  EXPECT_EQ(built(kRow, RowForm::kText, {.append_eos = false}, *without).tokens,
             without->encode(kRow.text));
 }
 

@@ -11,6 +11,17 @@ const Record kFull{.text = "Do it.", .input = "With this.", .response = "Done."}
 const Record kBare{.text = "Do it.", .response = "Done."};
 using Pieces = std::vector<Piece>;
 
+RowRenderer renderer(RowForm form, PromptTemplate chosen) {
+  static const auto tokenizer = fixture_tokenizer("gpt2");  // has no chat template
+  return RowRenderer(form, {.prompt_template = chosen}, *tokenizer);
+}
+Pieces render(const Record& record, RowForm form, PromptTemplate chosen) {
+  return renderer(form, chosen).render(record);
+}
+std::string render_prompt(const Record& record, RowForm form, PromptTemplate chosen) {
+  return renderer(form, chosen).prompt(record);
+}
+
 TEST(PromptTemplate, DollyKeepsTheInputBlock) {
   EXPECT_EQ(render(kFull, RowForm::kDolly, PromptTemplate::kDolly),
             (Pieces{{"### Instruction:\nDo it.\n\n### Input:\nWith this.\n\n### Response:\n"},
@@ -83,7 +94,12 @@ TEST(PromptTemplate, RefusesWhatDoesNotFit) {
   EXPECT_ERROR(ConfigError, render(kBare, RowForm::kText, PromptTemplate::kAlpaca),
                "prompt_template none");
   EXPECT_ERROR(ConfigError, render(kChat, RowForm::kMessages, PromptTemplate::kDolly),
-               "prompt_template chatml");
+               "prompt_template chat or chatml");
+  const Record parts{.messages = {{.role = "user", .content = "", .has_text = false}}};
+  EXPECT_ERROR(ValueError, render(parts, RowForm::kMessages, PromptTemplate::kChatml),
+               "a content that is no text");
+  EXPECT_ERROR(ConfigError, render(kChat, RowForm::kMessages, PromptTemplate::kChat),
+               "the tokenizer has no chat template");
 }
 
 }  // namespace

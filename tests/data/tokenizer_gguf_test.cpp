@@ -86,12 +86,16 @@ TEST(GgufTokenizer, BosAndEosWhereTheFileSaysSo) {
   gguf.value("tokenizer.ggml.add_bos_token", 7, bytes_of<uint8_t>(1));
   gguf.value("tokenizer.ggml.add_eos_token", 7, bytes_of<uint8_t>(1));
   gguf.text("tokenizer.chat_template", "{{ x }}");
+  gguf.array("tokenizer.chat_templates", 8, 1, io::gguf_text("tool_use"));
+  gguf.text("tokenizer.chat_template.tool_use", "{{ y }}");
   const auto tokenizer = load_tokenizer(folder.put("a.gguf", gguf.build()));
   EXPECT_TRUE(tokenizer->add_bos() && tokenizer->add_eos());
   const auto ids = tokenizer->encode("hi");
   EXPECT_EQ(ids.front(), 0);
   EXPECT_EQ(ids.back(), 0);
   EXPECT_EQ(tokenizer->chat_template(), "{{ x }}");
+  EXPECT_EQ(tokenizer->chat_templates(),
+            (std::vector<NamedTemplate>{{"default", "{{ x }}"}, {"tool_use", "{{ y }}"}}));
 }
 
 /// A small sentencepiece-like vocabulary with scores, as Llama's GGUF files have it.

@@ -72,17 +72,18 @@ TEST(TokenizerJson, RefusesUnknownComponentsByName) {
         t["model"]["type"] = "Unigram";
         t["model"]["vocab"] = json::array();
       },
-      "tokenizer.model");
+      "has no vocabulary");
+  expect_refused([](json& t) { t["model"]["type"] = "Unigram"; }, "lacks them");
   expect_refused(
       [](json& t) {
-        t["normalizer"] = {{"type", "NFKC"}};
+        t["normalizer"] = {{"type", "Precompiled"}};
       },
-      "'NFKC' is not supported; known are NFC");
+      "'Precompiled' is not supported; known are NFC");
   expect_refused(
       [](json& t) {
-        t["pre_tokenizer"] = {{"type", "Whitespace"}};
+        t["pre_tokenizer"] = {{"type", "UnicodeScripts"}};
       },
-      "'Whitespace' is not supported");
+      "'UnicodeScripts' is not supported; known are BertPreTokenizer");
   expect_refused(
       [](json& t) {
         t["post_processor"] = {{"type", "BertProcessing"}};
@@ -205,6 +206,47 @@ TEST(TokenizerJson, RefusesDamage) {
   EXPECT_ERROR(FormatError, load("{\"model\": {\"vocab\": {\"\xff\": 1}}}"), "is not JSON");
 }
 
+// The ids of the steps against texts that the model alone, without them, would have to see.
+TEST(TokenizerJson, NormalizersAndCutsByClass) {
+  const auto pieces = [](const json& normalizer, const json& pre_tokenizer,
+                         const std::string& text) {
+    json tree = {
+        {"normalizer", normalizer},
+        {"pre_tokenizer", pre_tokenizer},
+        {"model", {{"type", "BPE"}, {"vocab", json::object()}, {"merges", json::array()}}}};
+    // Letters merge into words where nothing cuts them, so that cuts can be seen.
+    for (const char* piece : {"a", "b", ".", " ", "aa", "ab", "a.", "a ", "e", "\u0301", "-"}) {
+      tree["model"]["vocab"][piece] = tree["model"]["vocab"].size();
+    }
+    tree["model"]["merges"] = {"a a", "a b", "a ."};
+    const auto tokenizer = load(tree.dump());
+    std::string out;
+    for (const int32_t id : tokenizer->encode(text)) out += tokenizer->id_to_piece(id) + "|";
+    return out;
+  };
+  const auto type = [](const char* name) { return json{{"type", name}}; };
+  EXPECT_EQ(pieces(type("Lowercase"), nullptr, "AB"), "ab|");
+  EXPECT_EQ(pieces(type("NFKC"), nullptr, "\uff41\uff42"), "ab|");
+  EXPECT_EQ(pieces(type("NFD"), nullptr, "\u00e9"), "e|\u0301|");
+  EXPECT_EQ(pieces(type("NFKD"), nullptr, "\u00e9\u00aa"), "e|\u0301|a|");
+  EXPECT_EQ(
+      pieces({{"type", "Strip"}, {"strip_left", true}, {"strip_right", false}}, nullptr, "  a "),
+      "a| |");
+  EXPECT_EQ(pieces(type("Strip"), nullptr, " \u3000"), "");
+  EXPECT_EQ(pieces(nullptr, type("Whitespace"), "ab a.--"), "ab|a|.|-|-|");
+  EXPECT_EQ(pieces(nullptr, type("WhitespaceSplit"), "ab a."), "ab|a.|");
+  EXPECT_EQ(pieces(nullptr, type("Punctuation"), "a.a"), "a|.|a|");
+  EXPECT_EQ(pieces(nullptr, {{"type", "Punctuation"}, {"behavior", "MergedWithPrevious"}}, "aa."),
+            "aa|.|");
+  EXPECT_EQ(pieces(nullptr, type("BertPreTokenizer"), "a. ab"), "a|.|ab|");
+  EXPECT_EQ(pieces(nullptr, {{"type", "CharDelimiterSplit"}, {"delimiter", "b"}}, "aba"), "a|a|");
+  EXPECT_ERROR(FormatError,
+               pieces(nullptr, {{"type", "CharDelimiterSplit"}, {"delimiter", ""}}, "a"),
+               "an empty delimiter");
+  EXPECT_ERROR(FormatError, pieces(nullptr, {{"type", "Punctuation"}, {"behavior", "Odd"}}, "a"),
+               "known are Removed");
+}
+
 TEST(TokenizerJson, RefusesEndlessNesting) {
   EXPECT_ERROR(FormatError, load(std::string(100'000, '[')), "64 levels");
   json nested = {{"type", "NFC"}};
@@ -279,26 +321,41 @@ TEST(TokenizerConfigFiles, RefuseDamage) {
   EXPECT_ERROR(FormatError, with("{}"), "is not 0 to");
 }
 
+/// A fixture, small enough for many rounds: the added tokens, the components, and a few pieces.
+std::string small_fixture(const char* name) {
+  json tree = json::parse(io::read_file(fixture("tokenizers") / name / "tokenizer.json"));
+  json vocabulary = json::object();
+  for (const auto& [piece, id] : tree["model"]["vocab"].items()) {
+    if (id < 300) vocabulary[piece] = id;
+  }
+  tree["model"]["vocab"] = vocabulary;
+  tree["model"]["merges"] = json::array();
+  return tree.dump();
+}
+
+/// The model and the components that no fixture has.
+constexpr const char* kOtherComponents = R"({
+  "added_tokens": [{"id": 5, "content": "<s>", "special": true, "normalized": false}],
+  "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "NFD"}, {"type": "NFKD"},
+    {"type": "Lowercase"}, {"type": "Strip", "strip_left": true, "strip_right": true}]},
+  "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "WhitespaceSplit"},
+    {"type": "Punctuation", "behavior": "Contiguous"}, {"type": "CharDelimiterSplit", "delimiter": "z"},
+    {"type": "BertPreTokenizer"}]},
+  "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true,
+    "vocab": [["<unk>", 0], ["a", -1.5], ["x", -2], ["<0x0A>", -3], ["12", -4.25]]}})";
+
 TEST(TokenizerJsonFuzz, SurvivesDamage) {
   std::mt19937_64 random(1);
   int read = 0, refused = 0;
-  for (const char* name : {"smollm", "llama2", "metaspace"}) {
-    // Small enough for many rounds: the added tokens, the components, and a few pieces.
-    json tree = json::parse(io::read_file(fixture("tokenizers") / name / "tokenizer.json"));
-    json vocabulary = json::object();
-    for (const auto& [piece, id] : tree["model"]["vocab"].items()) {
-      if (id < 300) vocabulary[piece] = id;
-    }
-    tree["model"]["vocab"] = vocabulary;
-    tree["model"]["merges"] = json::array();
-    const std::string good = tree.dump();
+  for (const std::string& good : {small_fixture("smollm"), small_fixture("llama2"),
+                                  small_fixture("metaspace"), std::string(kOtherComponents)}) {
     ASSERT_NO_THROW(load(good));
-    for (int64_t i = 0; i < test::fuzz_iterations(1500); ++i) {
+    for (int64_t i = 0; i < test::fuzz_iterations(5000); ++i) {
       try {
         const auto tokenizer = load(io::mutate(good, good.size(), random));
         tokenizer->decode(tokenizer->encode("a <s> \u2581[strip] \xFF<0x0A> 12;3, x=y-z"), true);
         ++read;
-      } catch (const FormatError& error) {
+      } catch (const Error& error) {
         ASSERT_EQ(std::string(error.what()).find('\n'), std::string::npos);
         ++refused;
       }

@@ -7,6 +7,22 @@
 namespace qlora::data {
 namespace {
 
+std::string nfc(std::string_view text) {
+  return normalize(text, NormalForm::kNfc);
+}
+
+TEST(Unicode, OtherFormsOfKnownTexts) {  // UAX 15, figures 3 to 6
+  const auto form = [](const char* text, NormalForm to) { return normalize(text, to); };
+  EXPECT_EQ(form("\u00c5\u1e69", NormalForm::kNfd), "A\u030as\u0323\u0307");
+  EXPECT_EQ(form("\ufb01\u2460", NormalForm::kNfkd), "fi1");
+  EXPECT_EQ(form("\u1e9b\u0323", NormalForm::kNfkc), "\u1e69");
+  EXPECT_EQ(form("\u1e9b\u0323", NormalForm::kNfkd), "s\u0323\u0307");
+  EXPECT_EQ(form("\u3300 \uff21", NormalForm::kNfkc), "\u30a2\u30d1\u30fc\u30c8 A");
+  EXPECT_EQ(lower_case("\u0391\u03a3 \u0130 \u1c89X"), "\u03b1\u03c3 i\u0307 \u1c8ax");
+  EXPECT_TRUE(is_word_member('_') && is_word_member(0x301) && !is_word_member('-'));
+  EXPECT_TRUE(is_punctuation('$') && is_punctuation(0x3002) && !is_punctuation('a'));
+}
+
 TEST(Unicode, NfcOfKnownTexts) {
   const std::pair<const char*, const char*> cases[] = {
       {"", ""},
@@ -25,7 +41,7 @@ TEST(Unicode, NfcOfKnownTexts) {
       {"\u0344", "\u0308\u0301"},
       {"A\u030a\u0301", "\u01fa"},
       {"\U0001d15e", "\U0001d157\U0001d165"}};
-  for (const auto& [text, expected] : cases) EXPECT_EQ(normalize_nfc(text), expected) << text;
+  for (const auto& [text, expected] : cases) EXPECT_EQ(nfc(text), expected) << text;
 }
 
 TEST(Unicode, NfcOfNfcChangesNothing) {
@@ -33,8 +49,8 @@ TEST(Unicode, NfcOfNfcChangesNothing) {
     if (code >= 0xD800 && code < 0xE000) continue;
     std::string text = "a\u0316";
     append_utf8(text, code);
-    const std::string once = normalize_nfc(text);
-    ASSERT_EQ(normalize_nfc(once), once) << static_cast<uint32_t>(code);
+    const std::string once = nfc(text);
+    ASSERT_EQ(nfc(once), once) << static_cast<uint32_t>(code);
   }
 }
 

@@ -2,19 +2,33 @@
 # Everything that compares the built program with the Python peers; ctest's label `interop`, part of scripts/test.sh --full.
 # Makes the peers' venv, the model and the shared work where they are missing. Each check prints one line.
 # The checks of exports need the environments of scripts/setup_export_peers.sh as well and are skipped by name without them.
-# usage: tests/interop/run.sh [peft_roundtrip] [family_exports] [tokenizer_parity] [peer_losses] [export_clients] [export_autoawq] [export_smollm2]
-#                                                                                    default: all
-# QLORA_BIN and QLORA_TOKENIZE_TOOL name other programs than those in build/.
+# usage: tests/interop/run.sh [peft_roundtrip] [family_exports] [tokenizer_parity] [trained_tokenizers] [chat_templates]
+#                             [peer_losses] [export_clients] [export_autoawq] [export_smollm2]        default: all
+# QLORA_BIN, QLORA_TOKENIZE_TOOL and QLORA_TEMPLATE_TOOL name other programs than those in build/.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 scripts/setup_peers.sh --model || exit 1
 python=.venv-peers/bin/python
 export QLORA_BIN=${QLORA_BIN:-$PWD/build/bin/qlora}
 tokenize_tool=${QLORA_TOKENIZE_TOOL:-$PWD/build/tests/tokenize_tool}
+template_tool=${QLORA_TEMPLATE_TOOL:-$PWD/build/tests/template_tool}
+
+# Packages that carry published chat templates, beside the peers: read, never run.
+template_packages() {
+  local folder=$PWD/.venv-peers/template-packages
+  [[ -f $folder/.complete ]] && return
+  rm -rf "$folder"
+  "$python" -m pip install -q --no-deps --target "$folder" trl==1.16.0 axolotl==0.19.0 guidance==0.3.1 \
+    unsloth==2026.10.9 && touch "$folder/.complete"
+}
 
 run() {
   case $1 in
     tokenizer_parity) "$python" tests/interop/tokenizer_parity.py "$tokenize_tool" --gguf models/smollm2-135m/*.gguf ;;
+    trained_tokenizers) "$python" tests/interop/trained_tokenizers.py "$tokenize_tool" ;;
+    chat_templates)
+      template_packages || return 1
+      "$python" -W ignore tests/interop/chat_templates.py "$template_tool" --packages .venv-peers/template-packages ;;
     peer_losses)
       # The shared work is made here unless a folder with the recorded one is named.
       [[ -n ${QLORA_REFERENCE_DIR:-} ]] || "$python" tests/interop/make_peer_tokens.py || return 1
@@ -29,7 +43,7 @@ run() {
 }
 
 checks=("$@")
-[[ ${#checks[@]} -gt 0 ]] || checks=(peft_roundtrip family_exports tokenizer_parity peer_losses export_clients export_autoawq export_smollm2)
+[[ ${#checks[@]} -gt 0 ]] || checks=(peft_roundtrip family_exports tokenizer_parity trained_tokenizers chat_templates peer_losses export_clients export_autoawq export_smollm2)
 all_skipped=77 # as ctest's SKIP_RETURN_CODE
 failed=0 skipped=0
 for check in "${checks[@]}"; do
