@@ -1,5 +1,6 @@
 // `qlora generate`.
 #include "tests/cli/fixture.h"
+#include "tests/support/errors.h"
 
 namespace qlora::testing {
 namespace {
