@@ -4,12 +4,9 @@ Usage: python make_case_tables.py > ../../data/letter_case.inc   (Python 3.11: U
 """
 import unicodedata as u
 
+from code_tables import ranges, rows
+
 CODES = [c for c in range(0x80, 0x110000) if not 0xD800 <= c <= 0xDFFF]
-
-
-def rows(texts, per_line):
-    for i in range(0, len(texts), per_line):
-        print("    " + " ".join(t + "," for t in texts[i : i + per_line]))
 
 
 def simple(name, comment, mapping):
@@ -37,19 +34,6 @@ def special(name, comment, mapping):
     print("};")
 
 
-def ranges(name, comment, codes):
-    out = []
-    for c in sorted(codes):
-        if out and out[-1][1] == c - 1:
-            out[-1][1] = c
-        else:
-            out.append([c, c])
-    print(f"\n// {comment}")
-    print(f"inline constexpr CaseSet {name}[] = {{")
-    rows([f"{{0x{a:x}, 0x{b:x}}}" for a, b in out], 5)
-    print("};")
-
-
 def main():
     print("// Made by tests/interop/make_case_tables.py")
     print(f"// from Unicode {u.unidata_version}. Characters from U+0080 on. Do not edit.")
@@ -65,13 +49,13 @@ def main():
     final = lambda text: text.lower().endswith("\u03c2")
     cased = [c for c in CODES if final(chr(c) + "\u03a3")]
     ignorable = [c for c in CODES if final("A" + chr(c) + "\u03a3") and not final(chr(c) + "\u03a3")]
-    ranges("kCased", "Cased characters that are not ignorable.", cased)
-    ranges("kIgnorable", "Characters that case looks through.", ignorable)
+    ranges("kCased", "CaseSet", "Cased characters that are not ignorable.", cased)
+    ranges("kIgnorable", "CaseSet", "Characters that case looks through.", ignorable)
     # Ignorable ones that are cased: what follows them in title case stays small.
     both = [c for c in ignorable if (chr(c) + "a").title()[-1] == "a"]
-    ranges("kCasedIgnorable", "Ignorable characters that are cased.", both)
+    ranges("kCasedIgnorable", "CaseSet", "Ignorable characters that are cased.", both)
     hidden = [c for c in CODES if not chr(c).isprintable()]
-    ranges("kUnprintable", "Characters that repr() writes as escapes.", hidden)
+    ranges("kUnprintable", "CaseSet", "Characters that repr() writes as escapes.", hidden)
 
 
 main()

@@ -7,25 +7,9 @@ import unicodedata as u
 import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 
+from code_tables import ranges, rows
+
 CODES = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
-
-
-def rows(texts, per_line):
-    for i in range(0, len(texts), per_line):
-        print("    " + " ".join(t + "," for t in texts[i : i + per_line]))
-
-
-def ranges(name, comment, codes):
-    out = []
-    for c in sorted(codes):
-        if out and out[-1][1] == c - 1:
-            out[-1][1] = c
-        else:
-            out.append([c, c])
-    print(f"\n// {comment}")
-    print(f"inline constexpr CodeRange {name}[] = {{")
-    rows([f"{{0x{a:x}, 0x{b:x}}}" for a, b in out], 5)
-    print("};")
 
 
 def main():
@@ -61,9 +45,9 @@ def main():
     print("};")
 
     pieces = lambda pre, c: len(pre.pre_tokenize_str("a" + chr(c) + "a"))
-    ranges("kWord", "Characters of words to the pre-tokenizer Whitespace.",
+    ranges("kWord", "CodeRange", "Characters of words to the pre-tokenizer Whitespace.",
            [c for c in CODES if pieces(pre_tokenizers.Whitespace(), c) == 1])
-    ranges("kPunctuation", "Characters that the pre-tokenizer Punctuation cuts out.",
+    ranges("kPunctuation", "CodeRange", "Characters that the pre-tokenizer Punctuation cuts out.",
            [c for c in CODES if pieces(pre_tokenizers.Punctuation(), c) == 3])
 
 

@@ -11,6 +11,8 @@ import unicodedata as u
 import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
+from code_tables import rows, runs
+
 CODES = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
 CATEGORIES = ("Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So").split()
 
@@ -23,21 +25,6 @@ def members(pattern):
         for piece, _ in split.pre_tokenize_str("".join(map(chr, CODES[i : i + 4096]))):
             kept.update(map(ord, piece))
     return set(CODES) - kept
-
-
-def ranges(codes):
-    out = []
-    for c in sorted(codes):
-        if out and out[-1][1] == c - 1:
-            out[-1][1] = c
-        else:
-            out.append([c, c])
-    return out
-
-
-def rows(texts, per_line):
-    for i in range(0, len(texts), per_line):
-        print("    " + " ".join(t + "," for t in texts[i : i + per_line]))
 
 
 def main():
@@ -54,7 +41,7 @@ def main():
         if known - reference:
             print(f"{category}: lost {[hex(c) for c in sorted(known - reference)]}", file=sys.stderr)
         lines += [f"{{0x{a:x}, 0x{b:x}, {{'{category[0]}', '{category[1]}'}}}}"
-                  for a, b in ranges(reference - known)]
+                  for a, b in runs(reference - known)]
     rows(lines, 3)
     print("};")
 
@@ -62,7 +49,7 @@ def main():
     numeric = {c for c in CODES if len(digits.pre_tokenize_str("a" + chr(c) + "a")) > 1}
     print("\n// Numeric characters of the pre-tokenizer Digits.")
     print("inline constexpr CodeRange kNumeric[] = {")
-    rows([f"{{0x{a:x}, 0x{b:x}}}" for a, b in ranges(numeric)], 5)
+    rows([f"{{0x{a:x}, 0x{b:x}}}" for a, b in runs(numeric)], 5)
     print("};")
 
     marks = {}
@@ -81,7 +68,7 @@ def main():
     print("inline constexpr ClassRange kCombiningClasses[] = {")
     lines = []
     for k in sorted(set(marks.values())):
-        lines += [(a, b, k) for a, b in ranges(c for c in marks if marks[c] == k)]
+        lines += [(a, b, k) for a, b in runs(c for c in marks if marks[c] == k)]
     rows([f"{{0x{a:x}, 0x{b:x}, {k}}}" for a, b, k in sorted(lines)], 5)
     print("};")
 
