@@ -1,9 +1,10 @@
 #include "exporter/statistics_sum.h"
 
-#include <ATen/ops/maximum.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "core/error.h"
+#include "quant/column_sizes.h"
 #include "quant/gram.h"
 
 namespace qlora::exporter {
@@ -16,10 +17,9 @@ StatisticsSum::StatisticsSum(int64_t width)
 
 void StatisticsSum::add(const torch::Tensor& x) {
   quant::add_gram(x, sum_.gram);
-  const torch::Tensor wide = x.to(torch::kFloat32);
-  const torch::Tensor size = wide.abs();
-  sum_.abs_sum += size.sum(0);
-  sum_.abs_max = at::maximum(sum_.abs_max, size.amax(0));
+  const torch::Tensor abs_sum = at::zeros_like(sum_.abs_sum);  // few numbers in one f32 sum
+  quant::add_column_sizes(x, abs_sum, sum_.abs_max);
+  sum_.abs_sum += abs_sum;
   sum_.tokens += x.size(0);
 }
 

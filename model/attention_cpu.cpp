@@ -2,6 +2,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "model/attention_cpu.cpp"
+#include <hwy/aligned_allocator.h>
 #include <hwy/foreach_target.h>
 // The order matters: foreach_target.h first.
 #include <hwy/contrib/math/math-inl.h>
@@ -60,40 +61,44 @@ void clear(T* x, int64_t begin, int64_t end) {
     std::memset(static_cast<void*>(x + begin), 0, static_cast<size_t>(end - begin) * sizeof(T));
 }
 
-/// Columns [begin, end) of a row are visible.
+/// Columns [begin, end) of a row are visible. The exponentials are made once, in `scratch`, which
+/// has room for the row and one vector.
 template <class T, class S>
-void softmax_row(T* row, int64_t begin, int64_t end, int64_t keys, const S& score,
+void softmax_row(T* row, int64_t begin, int64_t end, int64_t keys, const S& score, float* scratch,
                  float* logsumexp) {
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
   const FloatTag d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), visible = end - begin;
+  const int64_t padded = (visible + lanes - 1) / lanes * lanes;
   T* x = row + begin;
-  const int64_t visible = end - begin;
-  auto top_lanes = hn::Set(d, -std::numeric_limits<float>::infinity());
-  float top = -std::numeric_limits<float>::infinity();
+  auto top_lanes = hn::Set(d, kLowest);
   for_lanes(
-      d, visible, [&](int64_t i) { top_lanes = hn::Max(top_lanes, load_f32(d, x + i)); },
-      [&](int64_t i) { top = std::max(top, load_one(x + i)); });
-  top = score.one(std::max(top, hn::GetLane(hn::MaxOfLanes(d, top_lanes))));
+      d, visible,
+      [&](int64_t i) {
+        const auto s = score.lanes(load_f32(d, x + i));
+        top_lanes = hn::Max(top_lanes, s);
+        hn::StoreU(s, d, scratch + i);
+      },
+      [&](int64_t i) { scratch[i] = score.one(load_one(x + i)); });
+  std::fill(scratch + visible, scratch + padded, kLowest);  // exp makes 0 of it
+  if (padded > visible) top_lanes = hn::Max(top_lanes, hn::LoadU(d, scratch + padded - lanes));
 
-  const auto shift = hn::Set(d, top);
+  const auto top = hn::MaxOfLanes(d, top_lanes);
   auto sum_lanes = hn::Zero(d);
-  float sum = 0;
-  for_lanes(
-      d, visible,
-      [&](int64_t i) {
-        const auto z = hn::Sub(score.lanes(load_f32(d, x + i)), shift);
-        sum_lanes = hn::Add(sum_lanes, hn::Exp(d, z));
-      },
-      [&](int64_t i) { sum += std::exp(score.one(load_one(x + i)) - top); });
-  sum += hn::GetLane(hn::SumOfLanes(d, sum_lanes));
-  *logsumexp = top + std::log(sum);
+  for (int64_t i = 0; i < padded; i += lanes) {
+    const auto e = hn::Exp(d, hn::Sub(hn::LoadU(d, scratch + i), top));
+    sum_lanes = hn::Add(sum_lanes, e);
+    hn::StoreU(e, d, scratch + i);
+  }
+  const float sum = hn::GetLane(hn::SumOfLanes(d, sum_lanes));
+  *logsumexp = hn::GetLane(top) + std::log(sum);
 
-  const auto total = hn::Set(d, *logsumexp);
+  const float inverse = 1 / sum;
+  const auto inverse_lanes = hn::Set(d, inverse);
   for_lanes(
       d, visible,
-      [&](int64_t i) {
-        store_f32(d, hn::Exp(d, hn::Sub(score.lanes(load_f32(d, x + i)), total)), x + i);
-      },
-      [&](int64_t i) { store_one(std::exp(score.one(load_one(x + i)) - *logsumexp), x + i); });
+      [&](int64_t i) { store_f32(d, hn::Mul(hn::LoadU(d, scratch + i), inverse_lanes), x + i); },
+      [&](int64_t i) { store_one(scratch[i] * inverse, x + i); });
   clear(row, 0, begin);
   clear(row, end, keys);
 }
@@ -154,10 +159,12 @@ void causal_softmax(const CausalSoftmaxArgs& a, int64_t begin, int64_t end) {
   const CausalRows& s = a.shape;
   with_score(s, [&](auto* p, const auto& score) {
     using T = std::remove_pointer_t<decltype(p)>;
+    const size_t room = static_cast<size_t>(s.keys) + hn::Lanes(FloatTag());
+    const auto scratch = hwy::AllocateAligned<float>(room);
     for (int64_t r = begin; r < end; ++r) {
       const int64_t row = r % s.rows;
       softmax_row(static_cast<T*>(a.scores) + r * s.keys, s.begin(row), s.end(row), s.keys, score,
-                  a.logsumexp + r);
+                  scratch.get(), a.logsumexp + r);
     }
   });
 }

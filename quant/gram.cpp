@@ -40,17 +40,13 @@ class TokenChunk {
     });
   }
 
-  /// gram += xᵀ·x in the tiles of one row of tiles, from the diagonal on.
-  void add_row_of_tiles(int64_t row_tile, float* gram) const {
-    const BFloat16* const transposed = transposed_.const_data_ptr<BFloat16>();
-    const BFloat16* const paired = paired_.const_data_ptr<BFloat16>();
-    const int64_t row = row_tile * kTile;
-    for (int64_t tile = row_tile; tile < tile_count(); ++tile) {
-      const int64_t col = tile * kTile, width = width_of(tile);
-      at::native::cpublas::brgemm(width_of(row_tile), width, tokens_, tokens_, width, cols_, true,
-                                  transposed + row * tokens_, paired + col * tokens_,
-                                  gram + row * cols_ + col, true);
-    }
+  /// gram += xᵀ·x in one tile.
+  void add_tile(int64_t row_tile, int64_t tile, float* gram) const {
+    const int64_t row = row_tile * kTile, col = tile * kTile, width = width_of(tile);
+    at::native::cpublas::brgemm(width_of(row_tile), width, tokens_, tokens_, width, cols_, true,
+                                transposed_.const_data_ptr<BFloat16>() + row * tokens_,
+                                paired_.const_data_ptr<BFloat16>() + col * tokens_,
+                                gram + row * cols_ + col, true);
   }
 
   int64_t tile_count() const { return (cols_ + kTile - 1) / kTile; }
@@ -86,6 +82,19 @@ class TokenChunk {
   torch::Tensor paired_;      // a tile of columns after the other, each [T / 2, width, 2]
 };
 
+/// The tiles on the diagonal and right of it, row after row.
+struct TileWalk {
+  int64_t tiles, row = 0, col = 0;
+
+  TileWalk(int64_t tiles_a_side, int64_t first) : tiles(tiles_a_side) {
+    for (; first >= tiles - row; ++row) first -= tiles - row;
+    col = row + first;
+  }
+  void next() {
+    if (++col == tiles) col = ++row;
+  }
+};
+
 void add_gram_bf16(const torch::Tensor& x, const torch::Tensor& gram) {
   TokenChunk chunk(x.size(1));
   float* const sums = gram.mutable_data_ptr<float>();
@@ -93,12 +102,9 @@ void add_gram_bf16(const torch::Tensor& x, const torch::Tensor& gram) {
   for (int64_t first = 0; first < x.size(0); first += kTokens) {
     const int64_t count = std::min(kTokens, x.size(0) - first);
     chunk.fill(x.const_data_ptr<BFloat16>() + first * x.stride(0), x.stride(0), count);
-    // The first row of tiles is the longest, the last the shortest: one pair is as long as another.
-    parallel_for((tiles + 1) / 2, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        chunk.add_row_of_tiles(i, sums);
-        if (tiles - 1 - i != i) chunk.add_row_of_tiles(tiles - 1 - i, sums);
-      }
+    parallel_for(tiles * (tiles + 1) / 2, 1, [&](int64_t begin, int64_t end) {
+      TileWalk at(tiles, begin);
+      for (int64_t i = begin; i < end; ++i, at.next()) chunk.add_tile(at.row, at.col, sums);
       at::native::cpublas::brgemm_release();
     });
   }
