@@ -100,7 +100,7 @@ and goes on to 4 bits, with every step measured.
 
 /// Merging is the export that quantizes nothing; nothing is measured unless --set asks for it.
 int run_merge(ExportArguments arguments, const std::string& format) {
-  std::vector<std::string> defaults = {"export.evaluate=false", "export.merge_base=original"};
+  std::vector<std::string> defaults = {"export.evaluate=false"};
   const bool is_nf4 = format == "nf4" || format == "bitsandbytes";
   defaults.push_back(std::string("export.quantization_type=") + (is_nf4 ? "rtn" : "none"));
   if (!format.empty()) defaults.push_back("export.format=" + format);

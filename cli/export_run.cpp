@@ -75,11 +75,11 @@ void mark_trained_grid(const std::optional<configs::RunConfig>& trained, configs
     options.grid = grid;
     return;
   }
-  log.notice(
-      fmt::format("the run trained on {} over the {} base; what is written is another grid, "
-                  "rounded anew",
-                  exporter::describe(exporter::resolve_grid(grid)),
-                  exporter::name_of(trained->qat.merge_base)));
+  const bool is_rounded = exporter::resolve_grid(options.grid).is_quantized();
+  log.notice(fmt::format(
+      "the run trained on {} over the {} base; what is written is {}",
+      exporter::describe(exporter::resolve_grid(grid)), exporter::name_of(trained->qat.merge_base),
+      is_rounded ? "another grid, rounded anew" : "the merged weights before they are rounded"));
 }
 
 std::string result_text(const exporter::ExportResult& result) {
@@ -105,7 +105,10 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
     read_config((fs::path(request.run) / kResolvedConfig).string(), config, log);
   }
   if (!request.config.empty()) read_config(request.config, config, log);
-  if (request.is_merge) config.exporting.grid = {};  // how to quantize is no part of a merge
+  if (request.is_merge) {  // how to quantize is no part of a merge
+    config.exporting.grid = {};
+    config.exporting.merge_base = exporter::MergeBase::kAuto;
+  }
   if (!request.model_path.empty()) config.model_name_or_path = request.model_path;
   for (const std::string& assignment : request.overrides) {
     for (const std::string& notice : override_field(config, assignment).notices) log.notice(notice);
@@ -117,6 +120,9 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
   validate_fields(config);
   const std::string& trained_in = request.adapter.empty() ? request.run : request.adapter;
   if (!trained_in.empty()) mark_trained_grid(qat_run_of(trained_in), config, log);
+  if (request.is_merge && config.exporting.merge_base == exporter::MergeBase::kAuto) {
+    config.exporting.merge_base = exporter::MergeBase::kOriginal;
+  }
   QLORA_CHECK(!config.model_name_or_path.empty(), ConfigError,
               "[usage] no model is named; give --run a run directory, or --model-path a Hugging "
               "Face directory or a GGUF file");

@@ -64,6 +64,7 @@ void restore_qat_grids(const configs::RunConfig& config, const std::string& adap
   set_qat_grids(config, model);
   lora::read_grids(adapter, model.grids());
   model.set_fake_quant(true);
+  model.hold_rounded_weights();
 }
 
 std::optional<configs::RunConfig> qat_run_of(const std::string& adapter) {

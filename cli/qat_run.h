@@ -27,8 +27,8 @@ bool fold_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog&
 ///   Requires  qat.is_on()
 void set_qat_grids(const configs::RunConfig& config, model::Decoder& model);
 
-/// The same for an adapter of a run that is over, with what training moved of the grids; rounding
-/// is on.
+/// For an adapter of a run that is over, with what training moved of the grids: the model holds the
+/// rounded weights and is not trained any more.
 ///   throws    what lora::read_grids throws
 void restore_qat_grids(const configs::RunConfig& config, const std::string& adapter,
                        model::Decoder& model);

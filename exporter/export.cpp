@@ -123,6 +123,7 @@ class Export {
   std::vector<MergeBase> bases();
   void measure_before(const std::vector<MergeBase>& bases);
   StageMeter::Measured measure_adapter(const model::BlockLoader& base, uint64_t base_bytes);
+  model::KvRounding trained_kv() const;
   StageResult measure_candidate(const Candidate& candidate);
   void add_stage(const StageMeter::Measured& measured);
   void check_gate(const StageResult& stage);
@@ -188,7 +189,9 @@ StageMeter::Measured Export::measure_adapter(const model::BlockLoader& base, uin
     for (auto* linear : block.linears()) {
       if (auto adapter = adapter_of(*adapter_, linear->name())) linear->set_adapter(*adapter);
       const auto grid = grids_.find(linear->name());
-      if (grid != grids_.end()) linear->set_grid(grid->second);
+      if (grid == grids_.end()) continue;
+      linear->set_grid(grid->second);
+      linear->hold_rounded_weight();
     }
     return block;
   };
@@ -196,7 +199,12 @@ StageMeter::Measured Export::measure_adapter(const model::BlockLoader& base, uin
   return meter_->run({.name = is_trained ? "adapter and grid, as trained" : "adapter on NF4",
                       .kind = StageKind::kAdapter,
                       .bytes = bytes},
-                     base, adapted_block);
+                     base, adapted_block, trained_kv());
+}
+
+/// Measured as it was trained: the files themselves say nothing of the cache.
+model::KvRounding Export::trained_kv() const {
+  return preflight_.grid.is_trained ? source_.qat.kv_cache : model::KvRounding::kNone;
 }
 
 /// The models that the export starts from; the last of them is what the others are compared with.
@@ -251,8 +259,9 @@ StageResult Export::measure_candidate(const Candidate& candidate) {
                                   source_.four_bit);
   std::string name = describe(preflight_.grid);
   if (adapter_) name += fmt::format(", merged into {}", name_of(candidate.base));
-  add_stage(meter_->run({.name = name, .kind = StageKind::kQuantized, .bytes = candidate.bytes},
-                        loader, [&](int64_t i) { return loader.block(i); }));
+  add_stage(meter_->run(
+      {.name = name, .kind = StageKind::kQuantized, .bytes = candidate.bytes}, loader,
+      [&](int64_t i) { return loader.block(i); }, trained_kv()));
   return report_.stages.back();
 }
 

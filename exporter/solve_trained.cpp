@@ -4,8 +4,7 @@
 #include "core/error.h"
 #include "exporter/block_work.h"
 #include "exporter/interrupted.h"
-#include "quant/affine.h"
-#include "quant/fp8.h"
+#include "lora/rounded_weight.h"
 
 namespace qlora::exporter {
 namespace {
@@ -19,9 +18,7 @@ torch::Tensor trained_input_scale(const std::string& module, const lora::LinearG
 }
 
 void place_fp8(BlockWork& block, LinearWork& work, const lora::LinearGrid& grid) {
-  const auto& options = std::get<lora::Fp8Grid>(grid.weight);
-  const auto scaling = options.whole_matrix ? quant::Fp8Scaling::kTensor : quant::Fp8Scaling::kRow;
-  quant::Fp8Tensor rounded = quant::quantize_fp8(work.weight, scaling, options.scale_type);
+  quant::Fp8Tensor rounded = lora::fp8_on_grid(work.weight, grid);
   if (grid.observer != nullptr) {
     rounded.input_scale = trained_input_scale(work.report.module, grid);
   }
@@ -29,16 +26,7 @@ void place_fp8(BlockWork& block, LinearWork& work, const lora::LinearGrid& grid)
 }
 
 void place_affine(BlockWork& block, LinearWork& work, const lora::LinearGrid& grid) {
-  const auto& options = std::get<quant::AffineOptions>(grid.weight);
-  if (grid.held == nullptr) {
-    block.place(work, quant::quantize_affine(work.weight, options));
-  } else {
-    quant::AffineTensor rounded{.scales = grid.held->effective(options.scale_type),
-                                .zeros = grid.held->zeros,
-                                .options = options};
-    quant::requantize_affine(work.weight, rounded);
-    block.place(work, rounded);
-  }
+  block.place(work, lora::affine_on_grid(work.weight, grid));
   if (grid.observer != nullptr) {
     block.add_input_scale(work, trained_input_scale(work.report.module, grid));
   }

@@ -25,7 +25,7 @@ StageMeter::StageMeter(const std::vector<TokenBatch>& segments, RunLog& log)
 }
 
 StageMeter::Measured StageMeter::run(StageResult stage, const model::BlockLoader& loader,
-                                     const model::BlockSource& blocks) {
+                                     const model::BlockSource& blocks, model::KvRounding kv) {
   reset_peak_rss();
   const Stopwatch watch;
   Measured measured{.stage = std::move(stage), .states = {}};
@@ -34,7 +34,7 @@ StageMeter::Measured StageMeter::run(StageResult stage, const model::BlockLoader
     return blocks(i);
   };
   measured.states.hidden = model::streamed_hidden_states(loader, interruptible, batches_, log_,
-                                                         "measuring " + measured.stage.name);
+                                                         "measuring " + measured.stage.name, kv);
   measured.stage.tokens_per_second = static_cast<double>(targets_.size()) / watch.seconds();
   measured.states.lm_head = loader.lm_head(loader.embedding());
   measured.states.logit_softcap = loader.config().arch.logit_softcap;

@@ -28,9 +28,10 @@ class StageMeter {
     eval::OutputStates states;
   };
   ///   stage     name, kind and bytes are the caller's
+  ///   kv        of the cache that the model was trained for
   ///   throws    Interrupted
   Measured run(StageResult stage, const model::BlockLoader& loader,
-               const model::BlockSource& blocks);
+               const model::BlockSource& blocks, model::KvRounding kv = model::KvRounding::kNone);
 
   /// All the models that follow are compared with this one.
   void set_reference(const eval::OutputStates& states) { reference_ = states; }

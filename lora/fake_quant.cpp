@@ -199,6 +199,14 @@ void round_to_held(const TiledMerge& tiles, const quant::AffineTensor& grids, co
 
 }  // namespace
 
+std::optional<quant::InputQuantizer> LinearGrid::input_quantizer() const {
+  if (observer == nullptr) return inputs;
+  if (!observer->is_ready()) return std::nullopt;
+  auto measured = inputs;
+  measured->scale = observer->scale();
+  return measured;
+}
+
 Tensor HeldGrid::effective(quant::ScaleType type) const {
   const at::NoGradGuard no_graph;
   if (!factor.defined()) return scales;

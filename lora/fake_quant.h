@@ -50,6 +50,9 @@ struct LinearGrid {
   std::shared_ptr<quant::InputObserver> observer;  // measures the scale of static inputs, or null
   std::shared_ptr<HeldGrid> held;  // null: the range of the merged weight, fitted at each pass
 
+  /// What is done to the inputs by now: none before an observer has seen any.
+  std::optional<quant::InputQuantizer> input_quantizer() const;
+
   /// Where elements may be cut off or scales are learned, the gradient of the weight is needed.
   bool needs_weight_gradient() const { return held != nullptr; }
 };

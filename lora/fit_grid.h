@@ -11,7 +11,7 @@ namespace qlora::lora {
 /// given stays.
 ///   grid      its held tensors are changed in place
 ///   throws    ValueError naming the module where a number or a scale is not finite
-///   cost      kClip tries 20 ranges: about 40 roundings of the weight
+///   cost      kClip tries 20 ranges beside the whole one: 21 roundings of the weight
 void fit_held_grid(const std::string& module, const FrozenWeight& weight, const Adapter* adapter,
                    const LinearGrid& grid);
 
@@ -19,5 +19,9 @@ void fit_held_grid(const std::string& module, const FrozenWeight& weight, const 
 ///   weight    [N, K] f32
 ///   returns   without codes
 quant::AffineTensor clipped_grids(const torch::Tensor& weight, const quant::AffineOptions& options);
+
+/// The same range by range over the whole matrix: the plain twin.
+quant::AffineTensor clipped_grids_composed(const torch::Tensor& weight,
+                                           const quant::AffineOptions& options);
 
 }  // namespace qlora::lora

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "lora/lora_sum_backend.h"
 #include "lora/product.h"
+#include "lora/rounded_weight.h"
 
 namespace qlora::lora {
 
@@ -216,12 +217,16 @@ torch::Tensor LoraLinear::forward(const torch::Tensor& x, torch::ScalarType out_
 /// What is done to x, after its observer has seen it. A recomputed forward is the one with a graph.
 std::optional<quant::InputQuantizer> LoraLinear::measured_inputs(const Tensor& x,
                                                                  bool training) const {
-  if (grid_->observer == nullptr) return grid_->inputs;
-  if (training && at::GradMode::is_enabled()) grid_->observer->observe(x);
-  if (!grid_->observer->is_ready()) return std::nullopt;
-  auto inputs = grid_->inputs;
-  inputs->scale = grid_->observer->scale();
-  return inputs;
+  const bool sees = grid_->observer != nullptr && training && at::GradMode::is_enabled();
+  if (sees) grid_->observer->observe(x);
+  return grid_->input_quantizer();
+}
+
+void LoraLinear::hold_rounded_weight() {
+  if (!grid_) return;
+  weight_ = rounded_weight(weight_, adapter_ ? &*adapter_ : nullptr, *grid_);
+  adapter_.reset();
+  grid_.reset();
 }
 
 void LoraLinear::set_adapter(Adapter adapter) {

@@ -36,6 +36,8 @@ class LoraLinear {
   void set_weight(FrozenWeight weight) { weight_ = std::move(weight); }
   /// What weight and inputs are rounded to from now on, or nothing.
   void set_grid(std::optional<LinearGrid> grid) { grid_ = std::move(grid); }
+  /// With a grid: the weight becomes the rounded one; adapter and grid are gone.
+  void hold_rounded_weight();
   const std::optional<Adapter>& adapter() const { return adapter_; }
   const std::string& name() const { return name_; }
   const FrozenWeight& weight() const { return weight_; }

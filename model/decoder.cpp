@@ -129,6 +129,11 @@ void Decoder::set_fake_quant(bool on) {
   }
 }
 
+void Decoder::hold_rounded_weights() {
+  const at::NoGradGuard no_graph;
+  for (auto* linear : linears()) linear->hold_rounded_weight();
+}
+
 std::vector<lora::LoraLinear*> Decoder::linears() {
   std::vector<lora::LoraLinear*> all;
   for (auto& block : blocks_) {

@@ -55,6 +55,9 @@ class Decoder {
   void set_grids(std::map<std::string, lora::LinearGrid> grids);
   void set_kv_rounding(KvRounding rounding) { kv_rounding_ = rounding; }
   void set_fake_quant(bool on);
+  /// While rounding: each linear with a grid holds the codes that ship from now on, instead of
+  /// weight, adapter and grid. For inference: no pass rounds again, and the base's memory is free.
+  void hold_rounded_weights();
   bool is_rounding() const { return is_rounding_; }
   /// Fits held grids to the merged weights as they are now; learned factors become 1.
   void fit_grids();

@@ -24,7 +24,7 @@ struct Walker {
 
 torch::Tensor streamed_hidden_states(const BlockLoader& loader, const BlockSource& blocks,
                                      const std::vector<TokenBatch>& batches, RunLog& log,
-                                     const std::string& label) {
+                                     const std::string& label, KvRounding kv) {
   const at::NoGradGuard no_graph;
   const RopeTables rope(loader.config());
   std::vector<Walker> walkers;
@@ -37,6 +37,7 @@ torch::Tensor streamed_hidden_states(const BlockLoader& loader, const BlockSourc
       walkers.push_back({pass_layout(rounded, rope, loader.compute_dtype()),
                          embed_tokens(embedding, rounded.tokens, scale),
                          static_cast<int64_t>(batch.tokens.size())});
+      walkers.back().layout.kv_rounding = kv;
     }
   }
   const Stopwatch watch;

@@ -22,9 +22,10 @@ using BlockSource = std::function<DecoderBlock(int64_t index)>;
 ///   blocks    each asked for once, in order
 ///   batches   activations of all of them are held: 4 C bytes a token
 ///   label     names the work on the live line, which appears after 2 seconds
+///   kv        what attention reads is rounded as an engine's cache does
 ///   returns   [T, C] in the compute dtype, the tokens of all batches one after another; no graph
 torch::Tensor streamed_hidden_states(const BlockLoader& loader, const BlockSource& blocks,
                                      const std::vector<TokenBatch>& batches, RunLog& log,
-                                     const std::string& label);
+                                     const std::string& label, KvRounding kv = KvRounding::kNone);
 
 }  // namespace qlora::model

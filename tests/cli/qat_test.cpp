@@ -111,6 +111,25 @@ TEST_F(QatProgram, AnExportOfTheRunWritesTheTrainedGridAndSaysWhereItDoesNot) {
   EXPECT_EQ(early.exit_code, 0) << early.err;
 }
 
+TEST_F(QatProgram, MergesIntoTheBaseThatTheRunTrainedOn) {
+  write_config();
+  ASSERT_EQ(train().exit_code, 0);
+  const auto merged = [&](const std::string& name, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"merge", "--run", path("out"), "--output-dir",
+                                          path(name)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const ProgramResult result = qlora(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE(result.err.find("over the nf4 base; what is written is the merged weights before"),
+              std::string::npos)
+        << result.err;
+    return read_text(folder_ / name / "model.safetensors");
+  };
+  const std::string by_default = merged("m-default", {});
+  EXPECT_TRUE(by_default == merged("m-nf4", {"--merge-base", "nf4"}));
+  EXPECT_FALSE(by_default == merged("m-original", {"--merge-base", "original"}));
+}
+
 TEST_F(QatProgram, ResumeIsBitExactWithLearnedScalesAndObservers) {
   const std::vector<nlohmann::ordered_json> sections = {
       {{"scheme", "int4-gptq"}, {"group_size", 32}, {"scales", "learned"}, {"start_step", 2}},
@@ -203,6 +222,19 @@ TEST_F(QatProgram, KeysAndValuesOfFewBitsAreTrained) {
   const double plain =
       measured({"--adapter", path("out"), "--set", "qat.kv_cache=none"}).at("perplexity");
   EXPECT_NE(rounded, plain);
+  // The export measures its files with the cache that they were trained for.
+  const ProgramResult exported = qlora(
+      {"export", "--run", path("out"), "--output-dir", path("kv"), "--compute-dtype", "fp32"});
+  ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  int compared = 0;
+  const auto report = nlohmann::json::parse(read_text(folder_ / "kv/report.json"));
+  for (const auto& stage : report.at("stages")) {
+    if (stage["kind"] != "adapter" && stage["kind"] != "quantized") continue;
+    const double perplexity = stage["perplexity"];
+    EXPECT_LT(std::abs(perplexity - rounded), 0.1 * std::abs(perplexity - plain)) << stage;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 2);
 }
 
 TEST_F(QatProgram, WhatNoFormatHoldsIsRefusedBeforeTraining) {
