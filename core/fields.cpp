@@ -92,7 +92,7 @@ Json parsed_value(const FieldType& type, const std::string& text, const std::str
   const char first = text.empty() ? ' ' : text.front();
   if (!is_text && (first == '{' || first == '[')) return parse_json(text, source);
   if (!is_text || first == '"') {
-    const Json scalar = Json::parse(text, nullptr, false);
+    Json scalar = Json::parse(text, nullptr, false);
     const bool usable = !scalar.is_discarded() && (!is_list || scalar.is_string());
     if (usable) return scalar;
   }

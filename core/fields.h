@@ -61,12 +61,12 @@ struct Member;  // type() and set() for each supported member type; defined in f
 class FieldList {
  public:
   template <class T>
-  void operator()(const char* key, T& member, Constraint constraint, const char* doc) {
+  void operator()(const char* key, T& member, const Constraint& constraint, const char* doc) {
     using M = detail::Member<T>;
     add({.key = key,
          .doc = doc,
          .type = M::type(),
-         .constraint = std::move(constraint),
+         .constraint = constraint,
          .get = [&member] { return M::get(member); },
          .set = [&member](const Json& value) { M::set(member, value); },
          .section = nullptr});

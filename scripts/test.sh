@@ -138,7 +138,7 @@ fi
 
 tidy() {
   scripts/build.sh -B build-tidy -DQLORA_CUDA=OFF -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON qlora_torch_pch
-  run-clang-tidy -quiet -p build-tidy -j "$(job_count)" \
+  run-clang-tidy -quiet -p build-tidy -j "$(job_count)" -extra-arg=-Wno-unknown-warning-option \
     "^$project/(core|io|quant|lora|model|data|eval|trainer|exporter|configs|cli|tests)/" > "$results/tidy.log" 2>&1 && return
   grep -E '(warning|error):' "$results/tidy.log" | sort -u | head -n 50
   return 1
