@@ -6,6 +6,7 @@
 
 #include "data/batches.h"
 #include "io/checkpoint.h"
+#include "model/device_choice.h"
 #include "model/load.h"
 #include "trainer/train.h"
 
@@ -44,9 +45,8 @@ model::MicroBatch full_rows(int64_t rows, int64_t length) {
 }
 
 int64_t compute_bytes(const configs::RunConfig& config) {
-  const bool is_cuda = config.device == model::DeviceChoice::kCuda;
-  if (is_cuda && config.compute_dtype == model::ComputeDtype::kAuto) return 2;
-  return model::resolve_compute_dtype(config.compute_dtype) == torch::kFloat32 ? 4 : 2;
+  const bool is_cuda = model::may_be_cuda(config.device);
+  return model::resolve_compute_dtype(config.compute_dtype, is_cuda) == torch::kFloat32 ? 4 : 2;
 }
 
 }  // namespace
@@ -73,9 +73,10 @@ model::PlanShape shape_of(const configs::RunConfig& config, const ModelDescripti
       .lora = config.lora,
       .compute_bytes = compute_bytes(config),
       .gradient_checkpointing = training.gradient_checkpointing,
+      .activation_offloading = training.activation_offloading,
       .states = is_32bit ? model::OptimizerStates::k32bit : model::OptimizerStates::k8bit,
-      .device = config.device == model::DeviceChoice::kCuda ? model::PlanDevice::kCuda
-                                                            : model::PlanDevice::kCpu};
+      .device =
+          model::may_be_cuda(config.device) ? model::PlanDevice::kCuda : model::PlanDevice::kCpu};
   const int64_t length = config.data.example.max_length;
   shape.train = full_rows(training.batching.per_device_train_batch_size, length);
   if (evaluates(config)) shape.evaluation = full_rows(training.evaluate.batch_size, length);

@@ -25,9 +25,13 @@ LoadedConfig load_run_config(const std::string& path, const std::vector<std::str
 }
 
 model::ModelOptions model_options(const RunConfig& config) {
+  // Weights are rounded to a grid on the CPU alone: auto means that then.
+  const bool is_left_open = config.device == model::DeviceChoice::kAuto;
+  const auto device =
+      config.qat.is_on() && is_left_open ? model::DeviceChoice::kCpu : config.device;
   return {.model_path = config.model_name_or_path,
           .compute_dtype = config.compute_dtype,
-          .device = config.device,
+          .device = device,
           .load_in_4bit = config.quantization.load_in_4bit,
           .cache_dir = config.quantization.cache_dir,
           .exact_base = config.qat.is_on()};

@@ -4,6 +4,7 @@
 
 #include "core/device.h"
 #include "lora/dropout_backend.h"
+#include "quant/checks.h"
 
 namespace qlora::lora {
 
@@ -16,14 +17,16 @@ uint64_t dropout_stream(std::string_view module_name) {
 torch::Tensor dropout(const torch::Tensor& x, double p, const DropoutKey& key, uint64_t stream) {
   const torch::Tensor in = x.contiguous();
   torch::Tensor y = at::empty_like(in);
-  cpu::dropout({.x = in.const_data_ptr(),
-                .y = y.mutable_data_ptr(),
-                .count = in.numel(),
-                .probability = p,
-                .seed = key.seed,
-                // An odd multiplier keeps (module, draw) pairs apart.
-                .stream = stream ^ (key.draw * 0x9E3779B97F4A7C15ull),
-                .kind = float_kind(in.scalar_type())});
+  const DropoutArgs args{.x = in.const_data_ptr(),
+                         .y = y.mutable_data_ptr(),
+                         .count = in.numel(),
+                         .probability = p,
+                         .seed = key.seed,
+                         // An odd multiplier keeps (module, draw) pairs apart.
+                         .stream = stream ^ (key.draw * 0x9E3779B97F4A7C15ull),
+                         .kind = float_kind(in.scalar_type()),
+                         .device_stream = quant::stream_of(in)};
+  in.is_cuda() ? cuda::dropout(args) : cpu::dropout(args);
   return y;
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "lora/scratch.h"
+#include "lora/weight_device.h"
 
 namespace qlora::lora {
 
@@ -47,13 +48,15 @@ int64_t bytes_of(const T& t) {
 
 torch::Tensor FrozenWeight::dense(torch::ScalarType dtype) const {
   if (!is_quantized()) return as<torch::Tensor>().to(dtype);
+  if (!device_of(*this).is_cpu()) return dense_copy(dtype);
   torch::Tensor tile = weight_scratch(rows(), cols(), dtype);
   std::visit([&](const auto& held) { decode_into(held, tile); }, storage_);
   return tile;
 }
 
 torch::Tensor FrozenWeight::dense_copy(torch::ScalarType dtype) const {
-  torch::Tensor out = at::empty({rows(), cols()}, torch::TensorOptions(dtype));
+  torch::Tensor out =
+      at::empty({rows(), cols()}, torch::TensorOptions(device_of(*this)).dtype(dtype));
   std::visit([&](const auto& held) { decode_into(held, out); }, storage_);
   return out;
 }

@@ -13,6 +13,9 @@
 #include "lora/lora_sum_backend.h"
 #include "lora/product.h"
 #include "lora/rounded_weight.h"
+#include "lora/weight_product.h"
+#include "quant/checks.h"
+#include "quant/one_device.h"
 
 namespace qlora::lora {
 
@@ -26,15 +29,18 @@ using torch::autograd::variable_list;
 Tensor lora_sum(const Tensor& base, const Tensor& delta, const Tensor& bias,
                 torch::ScalarType out_dtype) {
   if (!delta.defined() && !bias.defined()) return base.to(out_dtype);
+  quant::check_one_device("lora", base, {&delta, &bias});
   Tensor y = at::empty(base.sizes(), base.options().dtype(out_dtype));
-  cpu::lora_sum({.base = base.const_data_ptr(),
-                 .delta = delta.defined() ? delta.const_data_ptr() : nullptr,
-                 .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr,
-                 .y = y.mutable_data_ptr(),
-                 .tokens = base.size(0),
-                 .width = base.size(1),
-                 .in_kind = float_kind(base.scalar_type()),
-                 .out_kind = float_kind(out_dtype)});
+  const LoraSumArgs args{.base = base.const_data_ptr(),
+                         .delta = delta.defined() ? delta.const_data_ptr() : nullptr,
+                         .bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr,
+                         .y = y.mutable_data_ptr(),
+                         .tokens = base.size(0),
+                         .width = base.size(1),
+                         .in_kind = float_kind(base.scalar_type()),
+                         .out_kind = float_kind(out_dtype),
+                         .stream = quant::stream_of(base)};
+  base.is_cuda() ? cuda::lora_sum(args) : cpu::lora_sum(args);
   return y;
 }
 
@@ -52,9 +58,17 @@ struct LinearPass : torch::CustomClassHolder {
   torch::ScalarType adapter_dtype = torch::kFloat32;
   torch::ScalarType out_dtype = torch::kFloat32;
 
-  /// The weight of the products: with a grid, merged and rounded.
-  Tensor dense(torch::ScalarType dtype) const {
-    return grid != nullptr ? fake_quantized(*weight, adapter, *grid, dtype) : weight->dense(dtype);
+  /// x·Wᵀ and dy·W with the weight of the products: with a grid, merged and rounded.
+  Tensor base_product(const Tensor& x) const {
+    return grid == nullptr ? weight_product(x, *weight)
+                           : product(x, rounded_weight(x.scalar_type()).t());
+  }
+  Tensor base_gradient(const Tensor& dy) const {
+    return grid == nullptr ? weight_gradient(dy, *weight)
+                           : product(dy, rounded_weight(dy.scalar_type()));
+  }
+  Tensor rounded_weight(torch::ScalarType dtype) const {
+    return fake_quantized(*weight, adapter, *grid, dtype);
   }
   Tensor dropped(const Tensor& x) const {
     return dropout_p > 0 ? dropout(x, dropout_p, key, stream) : x;
@@ -84,15 +98,14 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     ctx->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
     if (pass->grid != nullptr && pass->inputs) ctx->save_for_backward({x});
-    const Tensor base = product(pass->base_input(x), pass->dense(x.scalar_type()).t());
-    return lora_sum(base, {}, pass->bias, pass->out_dtype);
+    return lora_sum(pass->base_product(pass->base_input(x)), {}, pass->bias, pass->out_dtype);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const auto pass =
         c10::static_intrusive_pointer_cast<LinearPass>(ctx->saved_data["pass"].toCapsule());
     const auto dtype = static_cast<torch::ScalarType>(ctx->saved_data["dtype"].toInt());
-    Tensor dx = product(gradients[0].to(dtype), pass->dense(dtype));
+    Tensor dx = pass->base_gradient(gradients[0].to(dtype));
     if (pass->grid != nullptr && pass->inputs) {
       dx = pass->through_input(ctx->get_saved_variables()[0], dx);
     }
@@ -112,12 +125,12 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     Tensor delta = at::mm(u, rounded_b.t());                  // [T, N]
     ctx->save_for_backward({x, u, scaled_a, rounded_b});
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
-    const Tensor w = pass->weight->dense(dtype).t(), base_x = pass->base_input(x);
+    const Tensor base_x = pass->base_input(x);
     if (pass->out_dtype != dtype) {
-      return lora_sum(product(base_x, w), delta, pass->bias, pass->out_dtype);
+      return lora_sum(weight_product(base_x, *pass->weight), delta, pass->bias, pass->out_dtype);
     }
     if (pass->bias.defined()) delta += pass->bias;
-    add_product(delta, base_x, w);
+    add_weight_product(delta, base_x, *pass->weight);
     return delta;
   }
 
@@ -134,7 +147,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     Tensor dx;
     if (ctx->needs_input_grad(0)) {
       dx = pass->dropped(at::mm(v, scaled_a));  // [T, K]
-      add_product(dx, dy, pass->weight->dense(dtype));
+      add_weight_gradient(dx, dy, *pass->weight);
     }
     return {dx, da, db, Tensor()};
   }
@@ -149,8 +162,7 @@ struct GridLinearFunction : torch::autograd::Function<GridLinearFunction> {
     (void)factor;  // read through the grid; here it asks for its gradient
     ctx->save_for_backward({x, a, b});
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
-    const Tensor y = product(pass->base_input(x), pass->dense(x.scalar_type()).t());
-    return lora_sum(y, {}, pass->bias, pass->out_dtype);
+    return lora_sum(pass->base_product(pass->base_input(x)), {}, pass->bias, pass->out_dtype);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
@@ -173,7 +185,7 @@ struct GridLinearFunction : torch::autograd::Function<GridLinearFunction> {
     } else {
       da = at::mm(at::mm(dy, scaled_b).t(), x);
       db = at::mm(dy.t(), at::mm(x, scaled_a.t()));
-      if (ctx->needs_input_grad(0)) dx = product(dy, pass->dense(dtype));
+      if (ctx->needs_input_grad(0)) dx = pass->base_gradient(dy);
     }
     if (dx.defined()) dx = pass->through_input(saved[0], dx);
     return {dx, da.to(torch::kFloat32), db.to(torch::kFloat32), dfactor, Tensor()};

@@ -24,6 +24,7 @@ constexpr int64_t kRowStep = 32;                     // oneDNN makes code for ea
 template <class Multiply>
 void share_rows(const Tensor& x, const Tensor& m, const Multiply& multiply) {
   const int64_t rows = x.size(0), cols = m.size(1);
+  if (!x.is_cpu()) return multiply(0, rows);  // a device has threads of its own
   const int64_t shares = std::min<int64_t>(thread_count(), rows / kFewestRows);
   if (shares < 2 || cols > kMostColumns || rows * cols * x.size(1) < kFewestMultiplications) {
     return multiply(0, rows);

@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <bit>
 
+#include "model/cross_entropy_backend.h"
+#include "quant/tiled_products_backend.h"
+
 namespace qlora::model {
 namespace {
 
-constexpr int64_t kRowStep = 32;                // model/token_pass.cpp, model/loss_head.cpp
-constexpr int64_t kQueryBlock = 256;            // model/attention.cpp
-constexpr int64_t kScoreBytes = 8 << 20;        // the same
-constexpr int64_t kLogitChunkBytes = 16 << 20;  // model/loss_head.cpp
+constexpr int64_t kRowStep = 32;          // model/token_pass.cpp, model/loss_head.cpp
+constexpr int64_t kQueryBlock = 256;      // model/attention.cpp
+constexpr int64_t kScoreBytes = 8 << 20;  // the same
 
 int64_t rounded(int64_t tokens) {
   return (tokens + kRowStep - 1) / kRowStep * kRowStep;
@@ -17,7 +19,9 @@ int64_t rounded(int64_t tokens) {
 
 int64_t logit_rows(const PlanShape& shape, int64_t targets) {
   const int64_t row_bytes = shape.config.vocab_size * shape.compute_bytes;
-  const int64_t chunk = std::max(kRowStep, kLogitChunkBytes / row_bytes / kRowStep * kRowStep);
+  const bool is_cpu = shape.device == PlanDevice::kCpu;
+  const int64_t chunk_bytes = is_cpu ? kLogitChunkBytes : kDeviceLogitChunkBytes;
+  const int64_t chunk = std::max(kRowStep, chunk_bytes / row_bytes / kRowStep * kRowStep);
   return std::min(chunk, rounded(targets));
 }
 
@@ -91,6 +95,7 @@ int64_t loss_head_bytes(const PlanShape& shape, const MicroBatch& batch) {
 
 int64_t decode_tile_bytes(const PlanShape& shape, const std::vector<PlannedLinear>& linears) {
   if (!shape.load_in_4bit && !shape.quantized) return 0;  // used as it is held
+  if (shape.device == PlanDevice::kCuda) return quant::kTileMemoryBytes;
   int64_t largest = 0;
   for (const PlannedLinear& l : linears) largest = std::max(largest, l.rows * l.cols);
   return largest * shape.compute_bytes;

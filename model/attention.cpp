@@ -10,11 +10,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <map>
 
 #include "core/device.h"
 #include "model/attention_backend.h"
+#include "model/device_attention.h"
+#include "quant/one_device.h"
 
 namespace qlora::model {
 
@@ -115,11 +116,6 @@ KeyRange keys_of(int64_t first_query, int64_t queries, int64_t window) {
   const int64_t seen = std::max<int64_t>(0, first_query - window + 1);
   const int64_t first = window == 0 ? 0 : seen / kLengthStep * kLengthStep;
   return {first, first_query + queries - first};
-}
-
-float score_scale(const AttentionOptions& options) {
-  if (options.scale > 0) return static_cast<float>(options.scale);
-  return 1.0f / std::sqrt(static_cast<float>(options.head_dim));
 }
 
 CausalRows causal_rows(int64_t batches, int64_t group, int64_t first_query, int64_t queries,
@@ -266,6 +262,8 @@ Tensor tiled_cached_attention(const Tensor& q, const Tensor& keys, const Tensor&
 torch::Tensor attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                         const std::vector<int32_t>& segment_starts,
                         const AttentionOptions& options) {
+  quant::check_one_device("model", q, {&k, &v});
+  if (q.is_cuda()) return device_attention(q, k, v, segment_starts, options);
   auto pass = c10::make_intrusive<AttentionPass>();
   pass->starts.assign(segment_starts.begin(), segment_starts.end());
   pass->options = options;
@@ -274,6 +272,7 @@ torch::Tensor attention(const torch::Tensor& q, const torch::Tensor& k, const to
 
 torch::Tensor cached_attention(const torch::Tensor& q, const torch::Tensor& keys,
                                const torch::Tensor& values, const AttentionOptions& options) {
+  if (q.is_cuda()) return device_cached_attention(q, keys, values, options);
   if (q.size(0) > 1 || options.softcap > 0) {
     return tiled_cached_attention(q.contiguous(), keys, values, options);
   }

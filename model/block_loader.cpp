@@ -22,10 +22,11 @@ torch::Tensor narrowest(const torch::Tensor& weight) {
 
 }  // namespace
 
-BlockLoader::BlockLoader(const ModelOptions& options, const quant::Nf4Options& quantization)
+BlockLoader::BlockLoader(const ModelOptions& options, const quant::Nf4Options& quantization,
+                         torch::Device place)
     : options_(options),
       quantization_(quantization),
-      compute_dtype_(resolve_compute_dtype(options.compute_dtype)),
+      compute_dtype_(resolve_compute_dtype(options.compute_dtype, place.is_cuda())),
       source_(options.model_path) {
   check_device(options.device);
 }

@@ -23,8 +23,11 @@ class BlockLoader {
  public:
   /// quantization is used where options.load_in_4bit is set: each linear becomes NF4 or FP4. The
   /// linears of a checkpoint that is quantized already stay as they are.
+  ///   place     where the model will be computed: says what compute_dtype auto means. What is read
+  ///             lies on the CPU all the same
   ///   throws    as io::Checkpoint; DeviceError for a device that is not there
-  BlockLoader(const ModelOptions& options, const quant::Nf4Options& quantization);
+  BlockLoader(const ModelOptions& options, const quant::Nf4Options& quantization,
+              torch::Device place = torch::kCPU);
 
   const WeightSource& source() const { return source_; }
   const io::Checkpoint& checkpoint() const { return source_.checkpoint(); }

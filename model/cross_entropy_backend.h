@@ -6,6 +6,11 @@
 
 namespace qlora::model {
 
+/// Logits of one chunk at most: on the CPU they stay in the last cache level between the two
+/// products; on a device more rows need fewer launches.
+inline constexpr int64_t kLogitChunkBytes = int64_t{16} << 20;
+inline constexpr int64_t kDeviceLogitChunkBytes = int64_t{128} << 20;
+
 /// Row by row: nll[t] = log(sum(exp(z[t]))) − z[t, target[t]], computed in FP32, with z the logits,
 /// or softcap·tanh(logits / softcap) where there is a cap.
 /// With want_gradient the logits are overwritten by gradient_scale·dz·(softmax(z) −

@@ -29,5 +29,8 @@ void swiglu_backward(const SwigluBackwardArgs& args) {
 void cross_entropy(const CrossEntropyArgs& args) {
   module().cross_entropy(args);
 }
+ActivationStore* make_activation_store() {
+  return module().make_activation_store();
+}
 
 }  // namespace qlora::model::cuda

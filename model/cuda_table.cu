@@ -9,7 +9,8 @@ constexpr CudaTable kTable = {{CudaTable::kVersion, sizeof(CudaTable)},
                               &cuda::rope,
                               &cuda::swiglu,
                               &cuda::swiglu_backward,
-                              &cuda::cross_entropy};
+                              &cuda::cross_entropy,
+                              &cuda::make_activation_store};
 
 }  // namespace
 }  // namespace qlora::model

@@ -53,9 +53,20 @@ lora::Adapter fresh_adapter(const lora::LoraLinear& linear, const lora::LoraOpti
   for (int64_t i = 0; i < shape.r * k; ++i) {
     a[i] = static_cast<float>((2 * rng.uniform() - 1) * bound);
   }
-  adapter.a.requires_grad_(true);
-  adapter.b.requires_grad_(true);
   return adapter;
+}
+
+/// The masters as leaves, in memory of their own on the device.
+void place(lora::Adapter& adapter, torch::Device device) {
+  for (Tensor* master : {&adapter.a, &adapter.b}) {
+    *master = master->to(device).requires_grad_(true);
+  }
+}
+
+BlockAngles moved_to(const BlockAngles& angles, torch::Device device) {
+  const auto moved = [&](const Tensor& t) { return t.defined() ? t.to(device) : t; };
+  return {{moved(angles.global.cos), moved(angles.global.sin)},
+          {moved(angles.local.cos), moved(angles.local.sin)}};
 }
 
 }  // namespace
@@ -72,7 +83,9 @@ void Decoder::add_adapters(const lora::LoraOptions& options, uint64_t seed) {
     names.push_back(linear->name());
   }
   for (const auto& name : lora::select_targets(names, options)) {
-    by_name[name]->set_adapter(fresh_adapter(*by_name[name], options, seed));
+    lora::Adapter adapter = fresh_adapter(*by_name[name], options, seed);
+    place(adapter, device_);
+    by_name[name]->set_adapter(std::move(adapter));
   }
 }
 
@@ -87,16 +100,22 @@ void Decoder::load_adapter(const std::string& peft_directory, lora::AdapterDtype
                 "[model] the adapter changes {}, which is no linear of this model ({}); is it the "
                 "adapter of another base?",
                 module, peft_directory);
-    found->second->set_adapter({.a = matrices.a.clone().requires_grad_(true),
-                                .b = matrices.b.clone().requires_grad_(true),
-                                .alpha = matrices.alpha,
-                                .scale = matrices.scale,
-                                .dropout = dropout,
-                                .dtype = adapter_scalar(dtype)});
+    lora::Adapter adapter{.a = matrices.a.clone(),
+                          .b = matrices.b.clone(),
+                          .alpha = matrices.alpha,
+                          .scale = matrices.scale,
+                          .dropout = dropout,
+                          .dtype = adapter_scalar(dtype)};
+    place(adapter, device_);
+    found->second->set_adapter(std::move(adapter));
   }
 }
 
 void Decoder::set_grids(std::map<std::string, lora::LinearGrid> grids) {
+  QLORA_CHECK(grids.empty() || device_.is_cpu(), ConfigError,
+              "[model] the model is on {}, where weights are not rounded to a grid in training; "
+              "allowed cpu: set device to cpu, or leave section qat out",
+              device_.str());
   for (const auto* linear : linears()) {
     if (grids.contains(linear->name())) lora::check_can_be_rounded(linear->weight());
   }
@@ -168,7 +187,7 @@ std::vector<Tensor> Decoder::trainable_parameters() const {
 
 Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& context) const {
   PassLayout layout{.segment_starts = batch.segment_starts,
-                    .rope = rope_.angles(batch.segment_starts),
+                    .rope = moved_to(rope_.angles(batch.segment_starts), device_),
                     .compute_dtype = compute_dtype_,
                     .dropout = {context.training, context.seed, context.draw},
                     .kv_rounding = active_kv_rounding_};
@@ -177,10 +196,12 @@ Tensor Decoder::hidden_states(const TokenBatch& batch, const ForwardContext& con
     add_neftune_noise(h, batch.segment_starts, context.neftune_noise_alpha, context.seed,
                       context.draw);
   }
+  const bool keeps_inputs = context.gradient_checkpointing && at::GradMode::is_enabled();
+  if (keeps_inputs && context.activation_offloading) {
+    layout.offload = std::make_shared<ActivationOffload>(device_);
+  }
   for (const auto& block : blocks_) {
-    h = context.gradient_checkpointing && at::GradMode::is_enabled()
-            ? block.forward_checkpointed(h, layout)
-            : block.forward(h, layout);
+    h = keeps_inputs ? block.forward_checkpointed(h, layout) : block.forward(h, layout);
   }
   return rms_norm(h, final_norm_, config_.rms_norm_eps, compute_dtype_);
 }
@@ -215,7 +236,7 @@ KvCache Decoder::new_cache(int64_t capacity_tokens) const {
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const auto make = [&] {
       return at::empty({config_.num_key_value_heads, capacity_tokens, config_.head_dim},
-                       torch::TensorOptions(compute_dtype_));
+                       torch::TensorOptions(device_).dtype(compute_dtype_));
     };
     cache.layers.push_back({make(), make()});
   }
@@ -230,7 +251,7 @@ Tensor Decoder::next_logits(const std::vector<int32_t>& new_tokens, KvCache& cac
               "most what is left",
               n, cache.length, cache.capacity);
   PassLayout layout{.segment_starts = {0, static_cast<int32_t>(n)},
-                    .rope = rope_.angles_from(cache.length, n, cache.capacity),
+                    .rope = moved_to(rope_.angles_from(cache.length, n, cache.capacity), device_),
                     .compute_dtype = compute_dtype_,
                     .kv_rounding = active_kv_rounding_};
   Tensor h = embed_tokens(embedding_, new_tokens, config_.arch.embedding_scale);

@@ -23,6 +23,7 @@ namespace qlora::model {
 struct ForwardContext {
   bool training = false;                // dropout and NEFTune noise are on
   bool gradient_checkpointing = false;  // keep one tensor a block, recompute the rest in backward
+  bool activation_offloading = false;   // and keep that one in pinned host memory; CUDA alone
   double neftune_noise_alpha = 0;       // Jain et al., arXiv:2310.05914; 0: off
   uint64_t seed = 0;                    // of dropout and noise,
   uint64_t draw = 0;                    // counted up by the caller for each micro-batch

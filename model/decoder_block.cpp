@@ -22,6 +22,7 @@ using torch::autograd::variable_list;
 struct BlockPass : torch::CustomClassHolder {
   const DecoderBlock* block = nullptr;
   PassLayout layout;
+  size_t place = 0;  // of the offloaded input
 };
 
 /// Keeps the block's input alone and runs the block again when its gradient arrives.
@@ -32,7 +33,11 @@ struct CheckpointedBlockFunction : torch::autograd::Function<CheckpointedBlockFu
   static Tensor forward(AutogradContext* ctx, const Tensor& h, const Tensor& anchor,
                         const c10::intrusive_ptr<BlockPass>& pass) {
     (void)anchor;
-    ctx->save_for_backward({h});
+    if (pass->layout.offload == nullptr) {
+      ctx->save_for_backward({h});
+    } else {
+      pass->place = pass->layout.offload->put(h);
+    }
     ctx->saved_data["pass"] = c10::IValue::make_capsule(pass);
     return pass->block->forward(h, pass->layout);
   }
@@ -41,7 +46,9 @@ struct CheckpointedBlockFunction : torch::autograd::Function<CheckpointedBlockFu
     const auto pass =
         c10::static_intrusive_pointer_cast<BlockPass>(ctx->saved_data["pass"].toCapsule());
     const at::AutoGradMode recording(true);
-    Tensor h = ctx->get_saved_variables()[0].detach().requires_grad_(ctx->needs_input_grad(0));
+    const Tensor input = pass->layout.offload == nullptr ? ctx->get_saved_variables()[0]
+                                                         : pass->layout.offload->get(pass->place);
+    Tensor h = input.detach().requires_grad_(ctx->needs_input_grad(0));
     const Tensor out = pass->block->forward(h, pass->layout);
     torch::autograd::backward({out}, {gradients[0]});  // adds to the adapters' gradients
     return {h.grad(), Tensor(), Tensor()};

@@ -3,11 +3,13 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "io/tensor_layout.h"
 #include "lora/lora_linear.h"
+#include "model/activation_offload.h"
 #include "model/attention.h"
 #include "model/experts.h"
 #include "model/kv_rounding.h"
@@ -49,6 +51,7 @@ struct PassLayout {
   torch::ScalarType compute_dtype = torch::kFloat32;
   lora::DropoutKey dropout;
   KvRounding kv_rounding = KvRounding::kNone;
+  std::shared_ptr<ActivationOffload> offload;  // of checkpointed blocks' inputs; null: they stay
 };
 
 /// Pre-norm transformer block: h += o(attention(norm(h))); h += down(act(gate) · up). Some norm

@@ -1,14 +1,15 @@
 #include "model/device_choice.h"
 
+#include <ATen/Context.h>
+
 #include <string_view>
 
+#include "core/cuda/device.h"
 #include "core/cuda/module.h"
 #include "core/error.h"
 
 namespace qlora::model {
 namespace {
-
-constexpr const char* kNoCudaPath = "the decoder of this version runs on the CPU";
 
 /// "[cuda] no driver; install it" -> "no driver".
 std::string without_frame(std::string_view message) {
@@ -16,19 +17,53 @@ std::string without_frame(std::string_view message) {
   return std::string(message.substr(0, message.find(';')));
 }
 
-}  // namespace
-
-void check_device(DeviceChoice choice) {
-  if (choice != DeviceChoice::kCuda) return;
-  cuda::open_module();
-  throw DeviceError(
-      fmt::format("[model] device is cuda, but {}; use device cpu or auto", kNoCudaPath));
+/// libtorch's defaults round inputs of FP32 products and sums of half ones; ours are exact in the
+/// inputs and sum in FP32.
+void set_precision() {
+  at::Context& context = at::globalContext();
+  context.setAllowTF32CuBLAS(false);
+  context.setAllowTF32CuDNN(false);
+  context.setAllowFP16ReductionCuBLAS(false);
+  context.setAllowBF16ReductionCuBLAS(false);
 }
 
-std::optional<std::string> device_notice(DeviceChoice choice) {
-  if (choice != DeviceChoice::kAuto) return std::nullopt;
-  const auto obstacle = cuda::module_obstacle();
-  return "device: the CPU, because " + (obstacle ? without_frame(*obstacle) : kNoCudaPath);
+torch::Device open_cuda() {
+  cuda::open_module();
+  set_precision();
+  return {torch::kCUDA, 0};
+}
+
+std::string cuda_notice() {
+  const cuda::DeviceInfo info = cuda::device_info(0);
+  return fmt::format("device: {}, {:.1f} GB, {:.1f} GB free", info.name,
+                     static_cast<double>(info.total_bytes) / 1e9,
+                     static_cast<double>(info.free_bytes) / 1e9);
+}
+
+std::string cpu_notice(const std::string& obstacle) {
+  return "device: the CPU, because " + without_frame(obstacle);
+}
+
+}  // namespace
+
+ChosenDevice choose_device(DeviceChoice choice) {
+  if (choice == DeviceChoice::kCpu) return {};
+  if (choice == DeviceChoice::kCuda) return {open_cuda(), cuda_notice()};
+  if (const auto obstacle = cuda::module_obstacle()) return {torch::kCPU, cpu_notice(*obstacle)};
+  try {
+    return {open_cuda(), cuda_notice()};
+  } catch (const DeviceError& obstacle) {  // a driver without a GPU, a GPU that is too old
+    return {torch::kCPU, cpu_notice(obstacle.what())};
+  }
+}
+
+void check_device(DeviceChoice choice) {
+  if (choice == DeviceChoice::kCuda) cuda::open_module();
+}
+
+bool may_be_cuda(DeviceChoice choice) {
+  return choice == DeviceChoice::kCuda ||
+         (choice == DeviceChoice::kAuto && !cuda::module_obstacle().has_value());
 }
 
 }  // namespace qlora::model

@@ -32,7 +32,8 @@ struct GatherFunction : torch::autograd::Function<GatherFunction> {
   }
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     const Tensor index = ctx->get_saved_variables()[0], &dy = gradients[0];
-    Tensor dx = at::zeros({ctx->saved_data["rows"].toInt(), dy.size(1)}, torch::kFloat32);
+    Tensor dx = at::zeros({ctx->saved_data["rows"].toInt(), dy.size(1)},
+                          dy.options().dtype(torch::kFloat32));
     dx.index_add_(0, index, dy.to(torch::kFloat32));
     return {dx.to(dy.scalar_type()), Tensor()};
   }
@@ -90,7 +91,9 @@ torch::Tensor mixture_of_experts(const torch::Tensor& x, const torch::Tensor& ro
   const Tensor logits = at::mm(x.to(torch::kFloat32), router.t());  // [T, E]
   auto [weights, chosen] = at::topk(at::softmax(logits, 1), options.used, 1);
   if (options.sums_to_one) weights = weights / weights.sum(1, true);
-  const Dispatch plan = dispatch(chosen.contiguous(), experts.size());
+  Dispatch plan = dispatch(chosen.cpu().contiguous(), experts.size());
+  plan.tokens = plan.tokens.to(x.device());
+  plan.slots = plan.slots.to(x.device());
 
   const Tensor gathered = GatherFunction::apply(x, plan.tokens);
   const auto inputs = at::split_with_sizes(gathered, plan.counts, 0);
@@ -105,7 +108,7 @@ torch::Tensor mixture_of_experts(const torch::Tensor& x, const torch::Tensor& ro
   }
   const Tensor flat = at::cat({weights.reshape({-1}), at::zeros({1}, weights.options())});
   const Tensor weighted = at::cat(outputs) * flat.index_select(0, plan.slots).unsqueeze(1);
-  return at::zeros({x.size(0), weighted.size(1)}, torch::kFloat32)
+  return at::zeros({x.size(0), weighted.size(1)}, x.options().dtype(torch::kFloat32))
       .index_add(0, plan.tokens, weighted);
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/clock.h"
 #include "core/progress.h"
+#include "lora/weight_device.h"
 #include "model/block_loader.h"
 #include "model/decoder.h"
 #include "model/device_choice.h"
@@ -11,7 +12,7 @@
 
 namespace qlora::model {
 
-torch::ScalarType resolve_compute_dtype(ComputeDtype choice) {
+torch::ScalarType resolve_compute_dtype(ComputeDtype choice, bool is_cuda) {
   switch (choice) {
     case ComputeDtype::kBFloat16:
       return torch::kBFloat16;
@@ -22,6 +23,7 @@ torch::ScalarType resolve_compute_dtype(ComputeDtype choice) {
     case ComputeDtype::kAuto:
       break;
   }
+  if (is_cuda) return torch::kBFloat16;  // every device that kernels are made for multiplies it
   // Every CPU with AMX has this too. Without it BF16 products are slower than FP32 ones.
   return __builtin_cpu_supports("avx512bf16") ? torch::kBFloat16 : torch::kFloat32;
 }
@@ -30,20 +32,27 @@ torch::ScalarType resolve_compute_dtype(ComputeDtype choice) {
 class DecoderLoader {
  public:
   DecoderLoader(const ModelOptions& options, const quant::Nf4Options& quantization, RunLog& log)
-      : options_(options), quantization_(quantization), log_(log), parts_(options, quantization) {}
+      : options_(options),
+        quantization_(quantization),
+        log_(log),
+        place_(choose_device(options.device)),
+        parts_(options, quantization, place_.device) {}
 
   Decoder load() {
-    if (const auto text = device_notice(options_.device)) log_.notice(*text);
+    if (place_.notice) log_.notice(*place_.notice);
     tell_quantization();
+    const torch::Device device = place_.device;
     Decoder d;
     d.config_ = parts_.config();
     d.compute_dtype_ = parts_.compute_dtype();
+    d.device_ = device;
     d.rope_ = RopeTables(d.config_);
-    d.embedding_ = parts_.embedding();
-    d.lm_head_ = parts_.lm_head(d.embedding_);
-    d.final_norm_ = parts_.final_norm();
+    d.embedding_ = parts_.embedding().to(device);
+    d.lm_head_ = parts_.lm_head(d.embedding_).to(device);
+    d.final_norm_ = parts_.final_norm().to(device);
     for (int64_t i = 0; i < parts_.block_count(); ++i) {
       d.blocks_.push_back(parts_.block_without_weights(i));
+      move_block(d.blocks_.back(), device);
     }
     place_weights(d.linears());
     return d;
@@ -59,18 +68,36 @@ class DecoderLoader {
                          cached ? parts_.checkpoint().source_hash() : "", quantization_);
     if (auto weights = cache.read(names, log_)) {
       for (size_t i = 0; i < linears.size(); ++i) {
-        linears[i]->set_weight(lora::FrozenWeight(std::move((*weights)[i])));
+        place(*linears[i], lora::FrozenWeight(std::move((*weights)[i])));
       }
       return;
     }
+    std::vector<quant::Nf4Tensor> kept;  // for the cache; on the CPU it shares the linears' memory
     for (size_t i = 0; i < linears.size(); ++i) {
-      linears[i]->set_weight(parts_.weight(linears[i]->name()));
+      const lora::FrozenWeight weight = parts_.weight(linears[i]->name());
+      if (cache.enabled()) kept.push_back(weight.quantized());
+      place(*linears[i], weight);
       report(i + 1, linears.size());
     }
-    if (!cache.enabled()) return;
-    std::vector<quant::Nf4Tensor> weights;  // shares memory with the linears'
-    for (const auto* linear : linears) weights.push_back(linear->weight().quantized());
-    cache.write(names, weights, log_);
+    if (cache.enabled()) cache.write(names, kept, log_);
+  }
+
+  void place(lora::LoraLinear& linear, const lora::FrozenWeight& weight) const {
+    linear.set_weight(lora::moved_to(weight, place_.device));
+  }
+
+  /// Norms, router and biases; the linears' weights come later.
+  static void move_block(DecoderBlock& block, torch::Device device) {
+    if (device.is_cpu()) return;
+    for (torch::Tensor* t :
+         {&block.input_norm, &block.attention_out_norm, &block.attention_norm, &block.mlp_out_norm,
+          &block.query_norm, &block.key_norm, &block.router}) {
+      if (t->defined()) *t = t->to(device);
+    }
+    for (lora::LoraLinear* linear : block.linears()) {
+      if (!linear->bias().defined()) continue;
+      *linear = lora::LoraLinear(linear->name(), lora::FrozenWeight(), linear->bias().to(device));
+    }
   }
 
   void tell_quantization() const {
@@ -101,6 +128,7 @@ class DecoderLoader {
   const quant::Nf4Options& quantization_;
   RunLog& log_;
   Stopwatch watch_;
+  ChosenDevice place_;
   BlockLoader parts_;
 };
 

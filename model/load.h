@@ -6,7 +6,7 @@
 
 namespace qlora::model {
 
-/// The number type that `auto` means on this machine: BF16 where the CPU multiplies it, else FP32.
-torch::ScalarType resolve_compute_dtype(ComputeDtype choice);
+/// The number type that `auto` means: BF16 on a GPU and where the CPU multiplies it, else FP32.
+torch::ScalarType resolve_compute_dtype(ComputeDtype choice, bool is_cuda = false);
 
 }  // namespace qlora::model

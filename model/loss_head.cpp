@@ -11,6 +11,8 @@
 #include "core/error.h"
 #include "core/token_batch.h"
 #include "model/cross_entropy_backend.h"
+#include "quant/checks.h"
+#include "quant/one_device.h"
 
 namespace qlora::model {
 
@@ -19,9 +21,6 @@ namespace {
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-/// Logits of one chunk at most: they stay in the last cache level between the two products.
-constexpr int64_t kChunkBytes = 16 << 20;
 
 /// Chunks come in few sizes: the products' code is made for each new number of rows and kept.
 constexpr int64_t kRowStep = 32;
@@ -35,7 +34,8 @@ struct Positions {
   Tensor targets;  // [n] i64
 };
 
-Positions positions_with_target(const std::vector<int32_t>& targets, int64_t vocabulary) {
+Positions positions_with_target(const std::vector<int32_t>& targets, const Tensor& lm_head) {
+  const int64_t vocabulary = lm_head.size(0);
   std::vector<int64_t> rows, wanted;
   for (size_t t = 0; t < targets.size(); ++t) {
     if (targets[t] == kIgnoreTarget) continue;
@@ -46,12 +46,27 @@ Positions positions_with_target(const std::vector<int32_t>& targets, int64_t voc
     rows.push_back(static_cast<int64_t>(t));
     wanted.push_back(targets[t]);
   }
-  const auto to_tensor = [](const std::vector<int64_t>& v) {
+  const auto to_tensor = [&](const std::vector<int64_t>& v) {
     Tensor out = at::empty({static_cast<int64_t>(v.size())}, torch::kInt64);
     std::copy(v.begin(), v.end(), out.mutable_data_ptr<int64_t>());
-    return out;
+    return out.to(lm_head.device());
   };
   return {to_tensor(rows), to_tensor(wanted)};
+}
+
+/// Memory for the logits of a chunk. On the CPU one buffer a thread, as large as the largest chunk
+/// so far: chunks of other sizes would each leave a hole of up to 16 MB. The next call overwrites
+/// it.
+Tensor logits_memory(int64_t rows, int64_t vocabulary, const torch::TensorOptions& options) {
+  if (!options.device().is_cpu()) return at::empty({rows, vocabulary}, options);
+  thread_local Tensor buffer;
+  const auto dtype = c10::typeMetaToScalarType(options.dtype());
+  const int64_t bytes = rows * vocabulary * static_cast<int64_t>(c10::elementSize(dtype));
+  if (!buffer.defined() || buffer.numel() < bytes) {
+    buffer = Tensor();  // first, so that both never exist at once
+    buffer = at::empty({bytes}, torch::kUInt8);
+  }
+  return buffer.narrow(0, 0, bytes).view(dtype).view({rows, vocabulary});
 }
 
 /// Runs the projection and cross-entropy over chunks of `hidden` [n, C]; nll [n] f32, and where
@@ -60,26 +75,30 @@ Tensor chunked_losses(const Tensor& hidden, const Tensor& lm_head, const Tensor&
                       double softcap, Tensor* dhidden) {
   const int64_t n = hidden.size(0), vocabulary = lm_head.size(0);
   const int64_t row_bytes = vocabulary * static_cast<int64_t>(hidden.element_size());
-  const int64_t chunk = std::max(kRowStep, kChunkBytes / row_bytes / kRowStep * kRowStep);
+  const int64_t chunk_bytes = hidden.is_cpu() ? kLogitChunkBytes : kDeviceLogitChunkBytes;
+  const int64_t chunk = std::max(kRowStep, chunk_bytes / row_bytes / kRowStep * kRowStep);
   const float lift = hidden.scalar_type() == torch::kFloat16 ? kFp16Lift : 1;
-  Tensor nll = at::empty({n}, torch::kFloat32);
+  Tensor nll = at::empty({n}, hidden.options().dtype(torch::kFloat32));
   const int64_t rounded = (n + kRowStep - 1) / kRowStep * kRowStep;
   Tensor padded = at::zeros({rounded, hidden.size(1)}, hidden.options());
   padded.narrow(0, 0, n).copy_(hidden);
-  Tensor logits_buffer = at::empty({std::min(chunk, rounded), vocabulary}, hidden.options());
+  const Tensor logits_buffer =
+      logits_memory(std::min(chunk, rounded), vocabulary, hidden.options());
   for (int64_t begin = 0; begin < n; begin += chunk) {
     const int64_t count = std::min(chunk, n - begin), rows = std::min(chunk, rounded - begin);
     Tensor logits = logits_buffer.narrow(0, 0, rows);
     at::mm_out(logits, padded.narrow(0, begin, rows), lm_head.t());
-    cpu::cross_entropy({.logits = logits.mutable_data_ptr(),
-                        .targets = targets.const_data_ptr<int64_t>() + begin,
-                        .nll = nll.mutable_data_ptr<float>() + begin,
-                        .tokens = count,
-                        .vocabulary = vocabulary,
-                        .gradient_scale = lift,
-                        .softcap = static_cast<float>(softcap),
-                        .want_gradient = dhidden != nullptr,
-                        .kind = float_kind(hidden.scalar_type())});
+    const CrossEntropyArgs args{.logits = logits.mutable_data_ptr(),
+                                .targets = targets.const_data_ptr<int64_t>() + begin,
+                                .nll = nll.mutable_data_ptr<float>() + begin,
+                                .tokens = count,
+                                .vocabulary = vocabulary,
+                                .gradient_scale = lift,
+                                .softcap = static_cast<float>(softcap),
+                                .want_gradient = dhidden != nullptr,
+                                .kind = float_kind(hidden.scalar_type()),
+                                .stream = quant::stream_of(hidden)};
+    hidden.is_cuda() ? cuda::cross_entropy(args) : cpu::cross_entropy(args);
     if (!dhidden) continue;
     dhidden->narrow(0, begin, count).copy_(at::mm(logits, lm_head).narrow(0, 0, count));
   }
@@ -90,8 +109,10 @@ Tensor chunked_losses(const Tensor& hidden, const Tensor& lm_head, const Tensor&
 struct TargetLossFunction : torch::autograd::Function<TargetLossFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& hidden, const Tensor& lm_head,
                         const std::vector<int32_t>& targets, double softcap) {
-    const auto at = positions_with_target(targets, lm_head.size(0));
-    Tensor dhidden = at::empty({at.rows.size(0), hidden.size(1)}, torch::kFloat32);
+    const auto at = positions_with_target(targets, lm_head);
+    quant::check_one_device("model", hidden, {&lm_head});
+    Tensor dhidden =
+        at::empty({at.rows.size(0), hidden.size(1)}, hidden.options().dtype(torch::kFloat32));
     const bool wanted = hidden.requires_grad();
     const Tensor nll = chunked_losses(hidden.index_select(0, at.rows), lm_head, at.targets, softcap,
                                       wanted ? &dhidden : nullptr);
@@ -121,8 +142,8 @@ torch::Tensor target_loss_sum(const torch::Tensor& hidden, const torch::Tensor& 
 
 torch::Tensor target_losses(const torch::Tensor& hidden, const torch::Tensor& lm_head,
                             const std::vector<int32_t>& targets, double softcap) {
-  const auto at = positions_with_target(targets, lm_head.size(0));
-  Tensor losses = at::zeros({hidden.size(0)}, torch::kFloat32);
+  const auto at = positions_with_target(targets, lm_head);
+  Tensor losses = at::zeros({hidden.size(0)}, hidden.options().dtype(torch::kFloat32));
   const Tensor nll =
       chunked_losses(hidden.index_select(0, at.rows), lm_head, at.targets, softcap, nullptr);
   losses.index_copy_(0, at.rows, nll);

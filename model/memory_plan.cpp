@@ -21,6 +21,9 @@ constexpr int64_t kCudaProgramBytes = 500'000'000;
 /// peak creeps up by this share of its activations in 30 steps.
 constexpr double kUnevenShare = 0.2;
 
+/// Block inputs on the device where the others are offloaded: in work, leaving, arriving.
+constexpr int64_t kInputsOnDevice = 3;
+
 /// What is held between two steps, and what a step is made of.
 struct Pieces {
   std::vector<PlannedLinear> linears;
@@ -62,6 +65,9 @@ Pieces pieces_of(const PlanShape& shape) {
     p.widest_kept = std::max(p.widest_kept, block.kept);
     p.widest_backward = std::max(p.widest_backward, block.backward);
   }
+  const bool offloads = shape.gradient_checkpointing && shape.activation_offloading &&
+                        shape.device == PlanDevice::kCuda;
+  if (offloads) p.kept = std::min(p.kept, kInputsOnDevice * p.stream);
   return p;
 }
 

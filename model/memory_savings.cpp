@@ -36,6 +36,10 @@ std::vector<std::pair<MemorySaving, PlanShape>> candidates(const PlanShape& shap
   };
   add(!shape.gradient_checkpointing, "gradient_checkpointing=true", "steps take a third longer",
       [](PlanShape& s) { s.gradient_checkpointing = true; });
+  const bool is_kept_there = shape.gradient_checkpointing && shape.device == PlanDevice::kCuda;
+  add(is_kept_there && !shape.activation_offloading, "activation_offloading=true",
+      "the copies to the host take time where the link is slow",
+      [](PlanShape& s) { s.activation_offloading = true; });
   add(shape.train.rows > 1,
       fmt::format("per_device_train_batch_size={}", (shape.train.rows + 1) / 2),
       "with gradient_accumulation_steps doubled the same steps, a little slower", halve_rows);

@@ -1,5 +1,7 @@
 #include "model/neftune.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <cmath>
 
 #include "core/parallel.h"
@@ -9,6 +11,12 @@ namespace qlora::model {
 
 void add_neftune_noise(torch::Tensor& h, const std::vector<int32_t>& segment_starts, double alpha,
                        uint64_t seed, uint64_t draw) {
+  if (!h.is_cpu()) {  // the numbers are drawn here, whatever the device
+    torch::Tensor noise = at::zeros(h.sizes(), torch::kFloat32);
+    add_neftune_noise(noise, segment_starts, alpha, seed, draw);
+    h.add_(noise.to(h.device()));
+    return;
+  }
   constexpr uint64_t kNeftuneStream = 0x4E4546547565ull;  // apart from every dropout stream
   const int64_t width = h.size(1);
   float* values = h.mutable_data_ptr<float>();

@@ -36,6 +36,7 @@ struct PlanShape {
   MicroBatch evaluation;        // the same; no tokens: the run evaluates nothing
   bool uneven_batches = false;  // micro-batches of the run differ in size
   bool gradient_checkpointing = false;
+  bool activation_offloading = false;  // what checkpointing keeps waits in pinned host memory
   OptimizerStates states = OptimizerStates::k8bit;
   PlanDevice device = PlanDevice::kCpu;
 };

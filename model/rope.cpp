@@ -10,6 +10,8 @@
 
 #include "core/device.h"
 #include "model/rope_backend.h"
+#include "quant/checks.h"
+#include "quant/one_device.h"
 
 namespace qlora::model {
 
@@ -86,17 +88,20 @@ double longrope_attention_factor(const io::RopeParameters& p) {
 
 Tensor rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t head_dim, float sign) {
   const Tensor in = x.contiguous();
+  quant::check_one_device("model", in, {&cos, &sin});
   Tensor y = at::empty_like(in);
-  cpu::rope({.x = in.const_data_ptr(),
-             .cos = cos.const_data_ptr<float>(),
-             .sin = sin.const_data_ptr<float>(),
-             .y = y.mutable_data_ptr(),
-             .tokens = in.size(0),
-             .heads = in.size(1) / head_dim,
-             .head_dim = head_dim,
-             .rotary_dim = 2 * cos.size(1),
-             .sin_sign = sign,
-             .kind = float_kind(in.scalar_type())});
+  const RopeArgs args{.x = in.const_data_ptr(),
+                      .cos = cos.const_data_ptr<float>(),
+                      .sin = sin.const_data_ptr<float>(),
+                      .y = y.mutable_data_ptr(),
+                      .tokens = in.size(0),
+                      .heads = in.size(1) / head_dim,
+                      .head_dim = head_dim,
+                      .rotary_dim = 2 * cos.size(1),
+                      .sin_sign = sign,
+                      .kind = float_kind(in.scalar_type()),
+                      .stream = quant::stream_of(in)};
+  in.is_cuda() ? cuda::rope(args) : cpu::rope(args);
   return y;
 }
 

@@ -47,7 +47,7 @@ torch::Tensor embed_tokens(const torch::Tensor& embedding, const std::vector<int
                 tokens[t], t, embedding.size(0));
     ids.mutable_data_ptr<int64_t>()[t] = tokens[t];
   }
-  torch::Tensor h = embedding.index_select(0, ids).to(torch::kFloat32);
+  torch::Tensor h = embedding.index_select(0, ids.to(embedding.device())).to(torch::kFloat32);
   return scale == 1 ? h : h.mul_(scale);
 }
 

@@ -65,5 +65,8 @@ void search_grids(const GridSearchArgs& args) {
 void pack_words(const PackWordsArgs& args) {
   module().pack_words(args);
 }
+TiledProducts* make_tiled_products(std::span<std::byte> memory) {
+  return module().make_tiled_products(memory);
+}
 
 }  // namespace qlora::quant::cuda

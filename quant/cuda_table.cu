@@ -21,7 +21,8 @@ constexpr CudaTable kTable = {{CudaTable::kVersion, sizeof(CudaTable)},
                               &cuda::gemv_words,
                               &cuda::gptq_block,
                               &cuda::search_grids,
-                              &cuda::pack_words};
+                              &cuda::pack_words,
+                              &cuda::make_tiled_products};
 
 }  // namespace
 }  // namespace qlora::quant

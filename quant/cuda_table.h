@@ -9,13 +9,14 @@
 #include "quant/nf4_backend.h"
 #include "quant/pack_words_backend.h"
 #include "quant/packed_affine_backend.h"
+#include "quant/tiled_products_backend.h"
 
 namespace qlora::quant {
 
 /// What libqlora_cuda.so hands over for this folder: the functions of namespace cuda.
 struct CudaTable {
   static constexpr const char* kSymbol = "qlora_quant_cuda_table";
-  static constexpr uint32_t kVersion = 3;
+  static constexpr uint32_t kVersion = 4;
 
   qlora::cuda::TableHeader header;
   void (*dequantize_nf4)(const Nf4DequantArgs&);
@@ -36,6 +37,7 @@ struct CudaTable {
   void (*gptq_block)(const GptqBlockArgs&);
   void (*search_grids)(const GridSearchArgs&);
   void (*pack_words)(const PackWordsArgs&);
+  TiledProducts* (*make_tiled_products)(std::span<std::byte>);
 };
 
 }  // namespace qlora::quant

@@ -11,6 +11,7 @@
 #include "quant/checks.h"
 #include "quant/float_math.h"
 #include "quant/fp8_backend.h"
+#include "quant/queue_rows.h"
 
 namespace qlora::quant {
 namespace {
@@ -66,22 +67,38 @@ Fp8Tensor quantize_fp8(const torch::Tensor& any_weight, Fp8Scaling scaling, Scal
   return t;
 }
 
+namespace {
+
+/// Rows [first_row, first_row + rows).
+Fp8DequantArgs dequant_args(const Fp8Tensor& t, int64_t first_row, int64_t rows, void* out,
+                            FloatKind out_kind, void* stream) {
+  return {.codes = t.codes.const_data_ptr<uint8_t>() + first_row * t.cols(),
+          .scales = t.scales.const_data_ptr<float>() + (t.per_row() ? first_row : 0),
+          .scale_per_row = t.per_row(),
+          .rows = rows,
+          .cols = t.cols(),
+          .out = out,
+          .out_kind = out_kind,
+          .stream = stream};
+}
+
+}  // namespace
+
 void dequantize_fp8_into(const Fp8Tensor& t, const torch::Tensor& out) {
   check_out(out, t.rows(), t.cols(), t.codes);
   const c10::OptionalDeviceGuard guard(t.codes.device());
-  const Fp8DequantArgs args{.codes = t.codes.const_data_ptr<uint8_t>(),
-                            .scales = t.scales.const_data_ptr<float>(),
-                            .scale_per_row = t.per_row(),
-                            .rows = t.rows(),
-                            .cols = t.cols(),
-                            .out = out.mutable_data_ptr(),
-                            .out_kind = float_kind(out.scalar_type()),
-                            .stream = stream_of(t.codes)};
+  const auto args = dequant_args(t, 0, t.rows(), out.mutable_data_ptr(),
+                                 float_kind(out.scalar_type()), stream_of(t.codes));
   if (t.codes.is_cuda()) {
     cuda::dequantize_fp8(args);
   } else {
     cpu::dequantize_fp8(args);
   }
+}
+
+void queue_rows(const Fp8Tensor& t, int64_t first_row, int64_t rows, void* out, FloatKind kind,
+                void* stream) {
+  cuda::dequantize_fp8(dequant_args(t, first_row, rows, out, kind, stream));
 }
 
 torch::Tensor dequantize_fp8(const Fp8Tensor& t) {

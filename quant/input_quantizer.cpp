@@ -37,7 +37,7 @@ torch::Tensor round_inputs(const torch::Tensor& x, const InputQuantizer& quantiz
       scale = wide.abs().amax(1, /*keepdim=*/true).div(kFp8Max).clamp_min(1e-30);
       break;
     case InputRounding::kFp8Static:
-      scale = torch::full({1, 1}, quantizer.scale);
+      scale = torch::full({1, 1}, quantizer.scale, wide.options());
       break;
     case InputRounding::kInt8Static:
       return wide.div(quantizer.scale)

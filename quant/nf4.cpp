@@ -8,6 +8,7 @@
 #include "quant/blockwise8.h"
 #include "quant/checks.h"
 #include "quant/nf4_backend.h"
+#include "quant/queue_rows.h"
 
 namespace qlora::quant {
 namespace {
@@ -42,8 +43,8 @@ void quantize_scales(const torch::Tensor& absmax, Nf4Tensor& t) {
   t.nested_absmax = nested.absmax;
 }
 
-Nf4DequantArgs dequant_args(const Nf4Tensor& t, int64_t row_begin, int64_t row_count,
-                            const torch::Tensor& out) {
+Nf4DequantArgs dequant_args(const Nf4Tensor& t, int64_t row_begin, int64_t row_count, void* out,
+                            FloatKind out_kind, void* stream) {
   Nf4Scales scales;
   if (t.is_double_quantized()) {
     scales = {nullptr, t.absmax_codes.const_data_ptr<uint8_t>(),
@@ -57,9 +58,9 @@ Nf4DequantArgs dequant_args(const Nf4Tensor& t, int64_t row_begin, int64_t row_c
           .block_size = t.block_size,
           .begin = row_begin * t.cols(),
           .count = row_count * t.cols(),
-          .out = out.mutable_data_ptr(),
-          .out_kind = float_kind(out.scalar_type()),
-          .stream = stream_of(out)};
+          .out = out,
+          .out_kind = out_kind,
+          .stream = stream};
 }
 
 }  // namespace
@@ -136,12 +137,18 @@ void dequantize_nf4_rows_into(const Nf4Tensor& t, int64_t row_begin, int64_t row
               row_begin + row_count, t.rows());
   check_out(out, row_count, t.cols(), t.codes);
   const c10::OptionalDeviceGuard guard(t.device());
-  const Nf4DequantArgs args = dequant_args(t, row_begin, row_count, out);
+  const Nf4DequantArgs args = dequant_args(t, row_begin, row_count, out.mutable_data_ptr(),
+                                           float_kind(out.scalar_type()), stream_of(out));
   if (t.is_cuda()) {
     cuda::dequantize_nf4(args);
   } else {
     cpu::dequantize_nf4(args);
   }
+}
+
+void queue_rows(const Nf4Tensor& t, int64_t first_row, int64_t rows, void* out, FloatKind kind,
+                void* stream) {
+  cuda::dequantize_nf4(dequant_args(t, first_row, rows, out, kind, stream));
 }
 
 void dequantize_nf4_into(const Nf4Tensor& t, const torch::Tensor& out) {

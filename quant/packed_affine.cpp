@@ -11,6 +11,7 @@
 #include "quant/affine_math.h"
 #include "quant/checks.h"
 #include "quant/packed_affine_backend.h"
+#include "quant/queue_rows.h"
 
 namespace qlora::quant {
 
@@ -73,29 +74,46 @@ AffineTensor unpack_affine(const PackedAffine& t) {
   return a;
 }
 
-void dequantize_packed_into(const PackedAffine& t, const torch::Tensor& out) {
-  check_out(out, t.rows(), t.cols(), t.codes);
-  const c10::OptionalDeviceGuard guard(t.codes.device());
-  const PackedAffineArgs args{
-      .codes = t.codes.const_data_ptr<uint8_t>(),
+namespace {
+
+/// Rows [first_row, first_row + rows).
+PackedAffineArgs dequant_args(const PackedAffine& t, int64_t first_row, int64_t rows, void* out,
+                              FloatKind out_kind, void* stream) {
+  const int64_t scale_bytes = t.groups() * t.scales.element_size();
+  return {
+      .codes = t.codes.const_data_ptr<uint8_t>() + first_row * t.codes.size(1),
       .row_bytes = t.codes.size(1),
       .two_a_byte = t.bits != 8,
-      .scales = t.scales.const_data_ptr(),
+      .scales = static_cast<const std::byte*>(t.scales.const_data_ptr()) + first_row * scale_bytes,
       .scale_kind = float_kind(t.scales.scalar_type()),
-      .zeros = t.zeros.const_data_ptr<uint8_t>(),
+      .zeros = t.zeros.const_data_ptr<uint8_t>() + first_row * t.groups(),
       .group_of = t.group_of.defined() ? t.group_of.const_data_ptr<int32_t>() : nullptr,
-      .rows = t.rows(),
+      .rows = rows,
       .cols = t.cols(),
       .groups = t.groups(),
       .group_size = t.cols() / t.groups(),
-      .out = out.mutable_data_ptr(),
-      .out_kind = float_kind(out.scalar_type()),
-      .stream = stream_of(t.codes)};
+      .out = out,
+      .out_kind = out_kind,
+      .stream = stream};
+}
+
+}  // namespace
+
+void dequantize_packed_into(const PackedAffine& t, const torch::Tensor& out) {
+  check_out(out, t.rows(), t.cols(), t.codes);
+  const c10::OptionalDeviceGuard guard(t.codes.device());
+  const auto args = dequant_args(t, 0, t.rows(), out.mutable_data_ptr(),
+                                 float_kind(out.scalar_type()), stream_of(t.codes));
   if (t.codes.is_cuda()) {
     cuda::dequantize_packed(args);
   } else {
     cpu::dequantize_packed(args);
   }
+}
+
+void queue_rows(const PackedAffine& t, int64_t first_row, int64_t rows, void* out, FloatKind kind,
+                void* stream) {
+  cuda::dequantize_packed(dequant_args(t, first_row, rows, out, kind, stream));
 }
 
 torch::Tensor dequantize_packed(const PackedAffine& t, torch::ScalarType dtype) {

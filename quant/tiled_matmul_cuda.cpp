@@ -42,13 +42,14 @@ TiledMatmul::TiledMatmul(std::span<std::byte> memory) : tile_bytes_(half_of(memo
   buffers_[1].memory = memory.data() + tile_bytes_;
 }
 
-void TiledMatmul::wait_for(cudaStream_t stream) {
-  loaded_.record(stream);
+void TiledMatmul::wait_for(void* stream) {
+  loaded_.record(static_cast<cudaStream_t>(stream));
   loaded_.block(side_.get());
 }
 
 void TiledMatmul::run(TileSource& source, Gemm& gemm, int64_t rows, int64_t cols, FloatKind kind,
-                      cudaStream_t stream) {
+                      void* queue) {
+  const auto stream = static_cast<cudaStream_t>(queue);
   const int64_t step = tile_rows(rows, cols, kind, tile_bytes_);
   for (int64_t first = 0; first < rows; first += step) {
     Buffer& buffer = buffers_[next_];
@@ -68,6 +69,10 @@ void TiledMatmul::run(TileSource& source, Gemm& gemm, int64_t rows, int64_t cols
     buffer.consumed.record(stream);
     buffer.in_use = true;
   }
+}
+
+TiledProducts* make_tiled_products(std::span<std::byte> memory) {
+  return new TiledMatmul(memory);
 }
 
 }  // namespace qlora::quant::cuda

@@ -19,5 +19,9 @@ void fused_adamw8(const FusedAdamw8Args& args) {
 void fused_adamw32(const FusedAdamw32Args& args) {
   qlora::cuda::table<CudaTable>().fused_adamw32(args);
 }
+DeviceOptimizer* make_device_optimizer(std::span<const int64_t> counts, DeviceStates states,
+                                       int device) {
+  return qlora::cuda::table<CudaTable>().make_device_optimizer(counts, states, device);
+}
 
 }  // namespace qlora::trainer::cuda

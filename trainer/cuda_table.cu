@@ -8,7 +8,8 @@ constexpr CudaTable kTable = {{CudaTable::kVersion, sizeof(CudaTable)},
                               &cuda::adamw32,
                               &cuda::gradient_norm,
                               &cuda::fused_adamw8,
-                              &cuda::fused_adamw32};
+                              &cuda::fused_adamw32,
+                              &cuda::make_device_optimizer};
 
 }  // namespace
 }  // namespace qlora::trainer

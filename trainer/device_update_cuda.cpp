@@ -10,10 +10,12 @@ namespace {
 
 using qlora::cuda::check;
 
-std::vector<size_t> tensors_where(const std::vector<int64_t>& counts, bool is_8bit) {
+std::vector<size_t> tensors_where(const std::vector<int64_t>& counts, DeviceStates states,
+                                  bool is_8bit) {
   std::vector<size_t> numbers;
   for (size_t i = 0; i < counts.size(); ++i) {
-    if ((counts[i] >= kAdamw8MinElements) == is_8bit) numbers.push_back(i);
+    const bool has_8bit = states != DeviceStates::k32bit && counts[i] >= kAdamw8MinElements;
+    if (has_8bit == is_8bit) numbers.push_back(i);
   }
   return numbers;
 }
@@ -29,6 +31,11 @@ std::vector<qlora::cuda::PagedArena::Chunk> arena_chunks(const StatePlan& plan) 
   std::vector<qlora::cuda::PagedArena::Chunk> chunks;
   for (const StatePlan::Chunk& chunk : plan.chunks) chunks.push_back({chunk.offset, chunk.bytes});
   return chunks;
+}
+
+qlora::cuda::Paging paging_of(DeviceStates states) {
+  return states == DeviceStates::kPaged8bit ? qlora::cuda::Paging::kWhereConcurrent
+                                            : qlora::cuda::Paging::kNever;
 }
 
 int64_t sum_of(const std::vector<int64_t>& counts) {
@@ -80,23 +87,34 @@ TableOffsets add_table(Bytes& bytes, std::span<const Tensor> tensors, int64_t bl
           static_cast<int64_t>(tensors.size()), first.back()};
 }
 
+/// Elements that a step works on: none of a tensor without a gradient.
+int64_t work_count(const UpdateTensor& t) {
+  return t.gradient == nullptr ? 0 : t.count;
+}
+
+/// Whether a launch over both has the same blocks.
+bool same_work(const UpdateTensor& a, const UpdateTensor& b) {
+  return work_count(a) == work_count(b);
+}
+
 bool same(const UpdateTensor& a, const UpdateTensor& b) {
   return a.parameter == b.parameter && a.gradient == b.gradient && a.count == b.count;
 }
 
 }  // namespace
 
-DeviceUpdate::DeviceUpdate(std::span<const int64_t> counts, int device)
+DeviceUpdate::DeviceUpdate(std::span<const int64_t> counts, int device, DeviceStates states)
     : counts_(counts.begin(), counts.end()),
-      of8_(tensors_where(counts_, true)),
-      of32_(tensors_where(counts_, false)),
+      of8_(tensors_where(counts_, states, true)),
+      of32_(tensors_where(counts_, states, false)),
       plan_(plan_states(at_numbers(counts_, of8_), qlora::cuda::PagedArena::kLeastChunkBytes)),
-      arena_(plan_.bytes, arena_chunks(plan_), device),
+      arena_(plan_.bytes, arena_chunks(plan_), device, paging_of(states)),
       states32_(std::max<size_t>(1, static_cast<size_t>(unpaged_bytes()))),
       scratch_(std::max<size_t>(1, norm_scratch_size(norm_blocks(counts_))) * sizeof(double)),
       scalars_(sizeof(UpdateScalars)),
       staging_(2 * sizeof(UpdateScalars)) {
   check(cudaMemset(states32_.get(), 0, states32_.size_bytes()));
+  check(cudaStreamSynchronize(nullptr));  // own_ does not wait for the stream that fills with zeros
 }
 
 int64_t DeviceUpdate::unpaged_bytes() const {
@@ -104,7 +122,7 @@ int64_t DeviceUpdate::unpaged_bytes() const {
 }
 
 void DeviceUpdate::step(std::span<const UpdateTensor> tensors, const AdamwStep& step, float unscale,
-                        double max_norm, const float* loss, cudaStream_t stream) {
+                        double max_norm, const float* loss, void* caller) {
   QLORA_CHECK(tensors.size() == counts_.size(), ShapeError,
               "[trainer] an update of {} tensors, allowed {}", tensors.size(), counts_.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -113,12 +131,14 @@ void DeviceUpdate::step(std::span<const UpdateTensor> tensors, const AdamwStep& 
                 tensors[i].count, counts_[i]);
   }
   done_.synchronize();  // the last step has read the staging memory and the tables
-  const bool is_new = !std::ranges::equal(tensors, uploaded_, same) || loss != captured_loss_;
-  if (is_new) {
-    graph_ = Graph();
-    upload_tables(tensors, stream);
-    captured_loss_ = loss;
-  }
+  const cudaStream_t stream = own_.get();
+  called_.record(static_cast<cudaStream_t>(caller));
+  called_.block(stream);
+  const bool is_new = !std::ranges::equal(tensors, uploaded_, same_work) || loss != captured_loss_;
+  if (is_new) graph_ = Graph();
+  // The graph's kernels read the tables, so that it outlives gradients at other addresses.
+  if (!std::ranges::equal(tensors, uploaded_, same)) upload_tables(tensors, stream);
+  captured_loss_ = loss;
   const UpdateScalars scalars{
       .step = step, .unscale = unscale, .max_norm = max_norm, .norm = 0, .clip = 1, .applied = 0};
   auto* const staging = static_cast<UpdateScalars*>(staging_.get());
@@ -133,6 +153,7 @@ void DeviceUpdate::step(std::span<const UpdateTensor> tensors, const AdamwStep& 
   check(cudaMemcpyAsync(staging + 1, scalars_.get(), sizeof(scalars), cudaMemcpyDeviceToHost,
                         stream));
   done_.record(stream);
+  done_.block(static_cast<cudaStream_t>(caller));
 }
 
 UpdateScalars DeviceUpdate::result() const {
@@ -140,34 +161,65 @@ UpdateScalars DeviceUpdate::result() const {
   return static_cast<const UpdateScalars*>(staging_.get())[1];
 }
 
-void DeviceUpdate::upload_tables(std::span<const UpdateTensor> tensors, cudaStream_t stream) {
-  std::vector<GradientRange> ranges;
-  for (const UpdateTensor& t : tensors) ranges.push_back({t.gradient, t.count});
-
-  std::vector<Adamw8Tensor> tensors8;
-  for (size_t i = 0; i < of8_.size(); ++i) {
-    const UpdateTensor& t = tensors[of8_[i]];
-    const StatePlan::Slot& slot = plan_.slots[i];
-    std::byte* const base = arena_.data();
-    tensors8.push_back({.parameter = t.parameter,
-                        .gradient = t.gradient,
-                        .mean_codes = reinterpret_cast<uint8_t*>(base + slot.mean_codes),
-                        .square_codes = reinterpret_cast<uint8_t*>(base + slot.square_codes),
-                        .mean_absmax = reinterpret_cast<float*>(base + slot.mean_absmax),
-                        .square_absmax = reinterpret_cast<float*>(base + slot.square_absmax),
-                        .count = t.count});
+std::vector<Adamw8Tensor> DeviceUpdate::tensors8(std::span<const UpdateTensor> tensors) const {
+  std::vector<Adamw8Tensor> rows;
+  for (const size_t i : of8_) {
+    const StateArrays state = states(i);
+    rows.push_back({.parameter = tensors[i].parameter,
+                    .gradient = tensors[i].gradient,
+                    .mean_codes = static_cast<uint8_t*>(state.mean),
+                    .square_codes = static_cast<uint8_t*>(state.square),
+                    .mean_absmax = state.mean_absmax,
+                    .square_absmax = state.square_absmax,
+                    .count = work_count(tensors[i])});
   }
-  std::vector<Adamw32Tensor> tensors32;
+  return rows;
+}
+
+std::vector<Adamw32Tensor> DeviceUpdate::tensors32(std::span<const UpdateTensor> tensors) const {
+  std::vector<Adamw32Tensor> rows;
+  for (const size_t i : of32_) {
+    const StateArrays state = states(i);
+    rows.push_back({.parameter = tensors[i].parameter,
+                    .gradient = tensors[i].gradient,
+                    .mean = static_cast<float*>(state.mean),
+                    .square = static_cast<float*>(state.square),
+                    .count = work_count(tensors[i])});
+  }
+  return rows;
+}
+
+StateArrays DeviceUpdate::states(size_t tensor) const {
+  if (const auto found = std::ranges::find(of8_, tensor); found != of8_.end()) {
+    const StatePlan::Slot& slot = plan_.slots[static_cast<size_t>(found - of8_.begin())];
+    std::byte* const base = arena_.data();
+    return {.is_8bit = true,
+            .mean = base + slot.mean_codes,
+            .square = base + slot.square_codes,
+            .mean_absmax = reinterpret_cast<float*>(base + slot.mean_absmax),
+            .square_absmax = reinterpret_cast<float*>(base + slot.square_absmax)};
+  }
   auto* state = static_cast<float*>(states32_.get());
   for (const size_t i : of32_) {
-    const UpdateTensor& t = tensors[i];
-    tensors32.push_back({t.parameter, t.gradient, state, state + t.count, t.count});
-    state += 2 * t.count;
+    if (i == tensor) break;
+    state += 2 * counts_[i];
   }
+  return {.is_8bit = false,
+          .mean = state,
+          .square = state + counts_.at(tensor),
+          .mean_absmax = nullptr,
+          .square_absmax = nullptr};
+}
+
+void DeviceUpdate::upload_tables(std::span<const UpdateTensor> tensors, cudaStream_t stream) {
+  std::vector<GradientRange> ranges;
+  for (const UpdateTensor& t : tensors) ranges.push_back({t.gradient, work_count(t)});
+  const auto rows8 = tensors8(tensors);
+  const auto rows32 = tensors32(tensors);
 
   Bytes bytes;
   const auto gradients = add_table(bytes, std::span<const GradientRange>(ranges), kNormBlock);
-  const std::span<const Adamw8Tensor> all8(tensors8);
+  const std::span<const Adamw8Tensor> all8(rows8);
   std::vector<TableOffsets> chunks;
   if (!is_paged()) {  // one launch for all
     chunks.push_back(add_table(bytes, all8, kAdamwBlock));
@@ -177,7 +229,7 @@ void DeviceUpdate::upload_tables(std::span<const UpdateTensor> tensors, cudaStre
           add_table(bytes, all8.subspan(chunk.first_tensor, chunk.tensor_count), kAdamwBlock));
     }
   }
-  const auto of32 = add_table(bytes, std::span<const Adamw32Tensor>(tensors32), kAdamwBlock);
+  const auto of32 = add_table(bytes, std::span<const Adamw32Tensor>(rows32), kAdamwBlock);
   table_bytes_ = bytes.take();
   if (tables_.size_bytes() < table_bytes_.size()) {
     tables_ = qlora::cuda::DeviceMemory(table_bytes_.size());
@@ -243,6 +295,11 @@ bool DeviceUpdate::capture(const float* loss, cudaStream_t stream) {
   graph_ = Graph(executable);
   may_capture_ = true;
   return true;
+}
+
+DeviceOptimizer* make_device_optimizer(std::span<const int64_t> counts, DeviceStates states,
+                                       int device) {
+  return new DeviceUpdate(counts, device, states);
 }
 
 }  // namespace qlora::trainer::cuda

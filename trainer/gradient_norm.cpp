@@ -1,11 +1,9 @@
 #include "trainer/gradient_norm.h"
 
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/stack.h>
-
 #include <cmath>
 #include <span>
 
+#include "core/error.h"
 #include "trainer/gradient_norm_backend.h"
 
 namespace qlora::trainer {
@@ -33,20 +31,14 @@ StepStats clip_gradient_norm(const std::vector<torch::Tensor>& parameters, doubl
                              const torch::Tensor& loss, StepStats stats) {
   std::vector<torch::Tensor> gradients;
   for (const torch::Tensor& parameter : parameters) {
-    if (parameter.grad().defined()) gradients.push_back(parameter.grad().contiguous());
+    if (!parameter.grad().defined()) continue;
+    QLORA_CHECK(parameter.is_cpu(), DeviceError,
+                "[trainer] a gradient lies on {}, allowed the CPU; DeviceAdamW clips on a device",
+                parameter.device().str());
+    gradients.push_back(parameter.grad().contiguous());
   }
-  if (gradients.empty() || gradients.front().is_cpu()) {
-    stats.loss = loss.item<double>();
-    stats.gradient_norm = cpu_norm(gradients);
-  } else {
-    std::vector<torch::Tensor> norms;
-    for (const torch::Tensor& gradient : gradients)
-      norms.push_back(at::linalg_vector_norm(gradient));
-    const torch::Tensor norm = at::linalg_vector_norm(at::stack(norms));
-    const torch::Tensor both = at::stack({loss.to(norm.dtype()), norm}).cpu();
-    stats.loss = both[0].item<double>();
-    stats.gradient_norm = both[1].item<double>();
-  }
+  stats.loss = loss.item<double>();
+  stats.gradient_norm = cpu_norm(gradients);
   if (max_norm > 0 && std::isfinite(stats.gradient_norm) && stats.gradient_norm > max_norm) {
     const double factor = max_norm / (stats.gradient_norm + kNormEpsilon);
     for (const torch::Tensor& parameter : parameters) {

@@ -4,6 +4,8 @@
 
 #include "core/error.h"
 #include "trainer/adamw32.h"
+#include "trainer/device_adamw.h"
+#include "trainer/gradient_norm.h"
 #include "trainer/paged_adamw8bit.h"
 
 namespace qlora::trainer {
@@ -18,6 +20,17 @@ Optimizer::Optimizer(std::vector<Parameter> parameters, const OptimizerOptions& 
   }
 }
 
+StepStats Optimizer::update(LossScaler& scaler, double max_norm, const torch::Tensor& loss,
+                            StepStats stats) {
+  std::vector<torch::Tensor> values;
+  for (const Parameter& parameter : parameters_) values.push_back(parameter.value);
+  scaler.unscale(values);
+  stats = clip_gradient_norm(values, max_norm, loss, stats);
+  stats.applied = scaler.update(stats);
+  if (stats.applied) step(stats.learning_rate);
+  return stats;
+}
+
 void Optimizer::zero_grad() {
   // Undefined, not zero: the next backward hands its own buffer over instead of adding to ours.
   for (const Parameter& parameter : parameters_) parameter.value.mutable_grad().reset();
@@ -25,6 +38,9 @@ void Optimizer::zero_grad() {
 
 std::unique_ptr<Optimizer> make_optimizer(std::vector<Parameter> parameters,
                                           const OptimizerOptions& options) {
+  if (!parameters.empty() && parameters.front().value.is_cuda()) {
+    return std::make_unique<DeviceAdamW>(std::move(parameters), options);
+  }
   if (options.kind == OptimizerKind::kAdamW32bit) {
     return std::make_unique<AdamW32>(std::move(parameters), options);
   }

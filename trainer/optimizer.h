@@ -4,9 +4,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "core/cuda/paging_stats.h"
+#include "trainer/loss_scaler.h"
+#include "trainer/step_stats.h"
 #include "trainer/train_options.h"
 
 namespace qlora::trainer {
@@ -28,10 +32,21 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  /// One update of every parameter whose gradient is defined.
+  /// Unscales the gradients, measures their norm, clips them, and makes one update of every
+  /// parameter whose gradient is defined, unless loss or gradients are not finite: then the loss
+  /// scale falls and nothing is updated.
+  ///   max_norm  gradients are scaled down to it; 0: never
+  ///   loss      scalar f32 on the parameters' device
+  ///   returns   stats with loss, gradient_norm and applied filled
+  virtual StepStats update(LossScaler& scaler, double max_norm, const torch::Tensor& loss,
+                           StepStats stats);
+  /// The update alone.
   virtual void step(double learning_rate) = 0;
   /// All state but the count of updates, "<kind>.<parameter>", in a fixed order.
   virtual std::vector<NamedTensor> state_tensors() const = 0;
+
+  /// What paging has moved so far; nothing where states are not paged.
+  virtual std::optional<qlora::cuda::PagingStats> paging() const { return std::nullopt; }
 
   void zero_grad();
   const std::vector<Parameter>& parameters() const { return parameters_; }
@@ -48,7 +63,8 @@ class Optimizer {
   int64_t updates_ = 0;
 };
 
-/// throws    ShapeError for a parameter that is not f32 or not contiguous
+/// The optimizer of the parameters' device.
+///   throws    ShapeError for a parameter that is not f32 or not contiguous
 std::unique_ptr<Optimizer> make_optimizer(std::vector<Parameter> parameters,
                                           const OptimizerOptions& options);
 

@@ -31,6 +31,9 @@ void check_fit(const TrainingState& state, const data::ExampleSet* eval_set,
               ConfigError,
               "[trainer] load_best_model_at_end is true and eval_strategy is no; set eval_strategy "
               "to steps or epoch");
+  QLORA_CHECK(!options.activation_offloading || options.gradient_checkpointing, ConfigError,
+              "[trainer] activation_offloading is true and gradient_checkpointing is false; only "
+              "what checkpointing keeps is offloaded: set gradient_checkpointing to true");
 }
 
 /// What the run learns on is part of what it is.
@@ -60,6 +63,9 @@ Session::Session(const TrainingState& state, const data::ExampleSet& train_set,
       total_steps_(trainer::total_steps(options, state.batches.steps_per_epoch())),
       user_log_(log) {
   check_fit(state, eval_set, options);
+  if (options.activation_offloading && state.model.device().is_cpu()) {
+    user_log_.notice("activation_offloading changes nothing: the model is on the CPU");
+  }
   const bool evaluates = options.evaluate.strategy != Strategy::kNo || options.evaluate.on_start;
   if (evaluates) eval_batches_ = data::evaluation_batches(*eval_set, options.evaluate.batch_size);
 }
@@ -97,11 +103,13 @@ double Session::learning_rate() const {
 }
 
 model::ForwardContext Session::forward_context() const {
-  return {.training = true,
-          .gradient_checkpointing = options_.gradient_checkpointing,
-          .neftune_noise_alpha = options_.neftune_noise_alpha,
-          .seed = options_.seed,
-          .draw = progress_.micro_batches};
+  return {
+      .training = true,
+      .gradient_checkpointing = options_.gradient_checkpointing,
+      .activation_offloading = options_.activation_offloading && state_.model.device().is_cuda(),
+      .neftune_noise_alpha = options_.neftune_noise_alpha,
+      .seed = options_.seed,
+      .draw = progress_.micro_batches};
 }
 
 void Session::record(const StepStats& stats, const StepClock& clock) {
@@ -181,6 +189,11 @@ TrainResult Session::finish() {
     stopped.interrupted = true;
     recorder_->event("interrupted", {{"step", progress_.step}, {"signal", stop_signal()}});
     return stopped;
+  }
+  if (const auto paging = state_.optimizer.paging()) {
+    recorder_->event("paging", {{"bytes_in", paging->bytes_in},
+                                {"bytes_out", paging->bytes_out},
+                                {"stall_ms", paging->stall_ms}});
   }
   TrainResult finished = result();
   if (options_.save.load_best_model_at_end) load_best(finished);

@@ -8,7 +8,6 @@
 #include "core/signals.h"
 #include "data/batches.h"
 #include "trainer/checkpoint.h"
-#include "trainer/gradient_norm.h"
 #include "trainer/optimizer.h"
 #include "trainer/session.h"
 
@@ -48,10 +47,8 @@ TrainResult train(model::Decoder& model, const data::ExampleSet& train_set,
       ++progress.micro_batches;
     }
 
-    scaler.unscale(parameters);
-    stats = clip_gradient_norm(parameters, options.max_gradient_norm, loss_sum, stats);
-    stats.applied = scaler.update(stats);  // not finite: lower the scale, skip this step
-    if (stats.applied) optimizer->step(stats.learning_rate);
+    // Unscale, measure and clip the gradients, update; not finite: lower the scale, skip this step.
+    stats = optimizer->update(scaler, options.max_gradient_norm, loss_sum, stats);
     optimizer->zero_grad();
     ++progress.step;
 

@@ -82,6 +82,7 @@ struct TrainOptions {
   ScheduleOptions schedule;
   double max_gradient_norm = 1.0;  // 0: no clipping
   bool gradient_checkpointing = false;
+  bool activation_offloading = false;
   double neftune_noise_alpha = 0.0;  // Jain et al., arXiv:2310.05914; 0: off
   bool fp16 = false;
   bool bf16 = false;
@@ -185,6 +186,9 @@ void fields(V& v, TrainOptions& o) {
     "gradients are scaled down to this norm over all adapters; 0: never");
   v("gradient_checkpointing", o.gradient_checkpointing, any_value(),
     "keep one tensor a block and compute the rest again in backward: less memory, a third slower");
+  v("activation_offloading", o.activation_offloading, any_value(),
+    "with gradient_checkpointing on CUDA: that tensor waits in pinned host memory; on the CPU it "
+    "changes nothing");
   v("neftune_noise_alpha", o.neftune_noise_alpha, non_negative(),
     "uniform noise on the embeddings in training, alpha / sqrt(tokens * width); 0: off");
   v("fp16", o.fp16, any_value(),

@@ -29,8 +29,10 @@ void check_chunks(const std::vector<PagedArena::Chunk>& chunks, size_t bytes) {
 
 }  // namespace
 
-PagedArena::PagedArena(size_t bytes, std::vector<Chunk> chunks, int device)
-    : chunks_(std::move(chunks)), device_(device), is_paged_(has_concurrent_access(device)) {
+PagedArena::PagedArena(size_t bytes, std::vector<Chunk> chunks, int device, Paging paging)
+    : chunks_(std::move(chunks)),
+      device_(device),
+      is_paged_(paging == Paging::kWhereConcurrent && has_concurrent_access(device)) {
   check_chunks(chunks_, bytes);
   if (bytes == 0) return;
   if (is_paged_) {

@@ -7,25 +7,20 @@
 #include <vector>
 
 #include "core/cuda/handles.h"
+#include "core/cuda/paging_stats.h"
 
 namespace qlora::cuda {
 
-/// What paging has moved and cost so far.
-struct PagingStats {
-  int64_t bytes_in = 0;   // to the device
-  int64_t bytes_out = 0;  // to the host
-  double stall_ms = 0;    // that streams have waited for chunks on their way
-};
+/// Whether an arena moves its memory.
+enum class Paging { kWhereConcurrent, kNever };
 
 /// Memory that lives on the host and visits the device chunk by chunk: prefetched on a side stream
 /// before it is used, evicted after. Nothing is left to page faults.
 ///   Order     prefetch(c) and the eviction of c run on the side stream in the order of the calls,
-///   so
-///             that a chunk asked for later cannot crowd out one in use; acquire(c) lets a stream
-///             wait for the prefetch, release(c) lets the eviction wait for the stream
-///   Fallback  where the device has no concurrent managed access, plain device memory: everything
-///   is
-///             always there, nothing is moved, the calls do nothing
+///             so that a chunk asked for later cannot crowd out one in use; acquire(c) lets a
+///             stream wait for the prefetch, release(c) lets the eviction wait for the stream
+///   Fallback  with Paging::kNever, or where the device has no concurrent managed access, plain
+///             device memory: everything is always there, nothing is moved, the calls do nothing
 class PagedArena {
  public:
   /// Fewest bytes of a chunk: a prefetch of less costs more than it moves.
@@ -39,7 +34,8 @@ class PagedArena {
   /// All bytes are 0.
   ///   chunks    that do not overlap, each at least kLeastChunkBytes unless it is the only one
   ///   throws    ValueError for other chunks; DeviceError
-  PagedArena(size_t bytes, std::vector<Chunk> chunks, int device);
+  PagedArena(size_t bytes, std::vector<Chunk> chunks, int device,
+             Paging paging = Paging::kWhereConcurrent);
 
   std::byte* data() const;
   bool is_paged() const { return is_paged_; }

@@ -146,6 +146,17 @@ TEST(ModelOptions, CarryWhatLoadingTakes) {
   EXPECT_EQ(options.cache_dir, "cache");
 }
 
+// Weights are rounded to a grid on the CPU alone.
+TEST(ModelOptions, AutoIsTheCpuWhereARunRounds) {
+  RunConfig config = small_config();
+  EXPECT_EQ(model_options(config).device, model::DeviceChoice::kAuto);
+  config.qat.scheme = exporter::QatScheme::kInt4Gptq;
+  ASSERT_TRUE(config.qat.is_on());
+  EXPECT_EQ(model_options(config).device, model::DeviceChoice::kCpu);
+  config.device = model::DeviceChoice::kCuda;
+  EXPECT_EQ(model_options(config).device, model::DeviceChoice::kCuda);  // refused by the decoder
+}
+
 // Every key in turn gets values of every JSON type and of every extreme: an error or a value,
 // never a crash, and what was accepted reads back.
 void fuzz_section(const FieldList& list, const std::string& prefix, int& accepted) {

@@ -13,7 +13,6 @@ namespace qlora::trainer {
 namespace {
 
 using cuda::DeviceUpdate;
-using cuda::UpdateTensor;
 using emulation::Operation;
 using emulation::OperationKind;
 using qlora::cuda::PagedArena;
@@ -126,6 +125,14 @@ class Steps {
     }
   }
 
+  /// The gradients lie elsewhere from here on, as an allocator may have it.
+  void move_gradients() {
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      auto moved = std::make_unique<DeviceArray<float>>(BackEnd::kCuda, gradient_[i]);
+      gradients_[i].swap(moved);
+    }
+  }
+
   void run(DeviceUpdate& update, int64_t t, cudaStream_t stream) {
     const AdamwStep step = adamw_step(1e-3, 0.9, 0.999, 1e-8, 0.1, t);
     std::vector<UpdateTensor> tensors;
@@ -193,6 +200,7 @@ TEST_P(PagedTest, AStepIsTheHostsWhetherPagedOrNot) {
     Steps steps(counts);
     const qlora::cuda::Stream stream;
     for (int64_t t = 1; t <= 4; ++t) {
+      if (t == 4) steps.move_gradients();
       steps.run(update, t, stream.get());
       EXPECT_EQ(update.replays(), !is_paged && t >= 2);  // with new scalars each time
     }
@@ -254,6 +262,47 @@ TEST_P(PagedTest, ChunksComeBeforeTheirUpdateAndGoAfterIt) {
     }
     EXPECT_EQ(moved, update.paged_bytes());
   }
+}
+
+// An expert that no token chose has no gradient: its states and its share of the norm stay out.
+TEST_P(PagedTest, ATensorWithoutAGradientIsLeftAlone) {
+  const std::vector<int64_t> counts = {5000, 30, 4096};
+  DeviceUpdate update(counts, 0);
+  std::vector<std::unique_ptr<DeviceArray<float>>> parameters;
+  std::vector<UpdateTensor> tensors;
+  DeviceArray<float> ones(BackEnd::kCuda, std::vector<float>(5000, 1.0f));
+  for (const int64_t count : counts) {
+    parameters.push_back(std::make_unique<DeviceArray<float>>(
+        BackEnd::kCuda, std::vector<float>(static_cast<size_t>(count), 1.0f)));
+    tensors.push_back({parameters.back()->data(), ones.data(), count});
+  }
+  tensors[0].gradient = nullptr;
+  tensors[1].gradient = nullptr;
+  update.step(tensors, adamw_step(0.5, 0.9, 0.999, 1e-8, 0, 1), 1, 0, nullptr, nullptr);
+  EXPECT_EQ(update.result().norm, 64);  // sqrt(4096)
+  EXPECT_EQ(parameters[0]->values(), std::vector<float>(5000, 1.0f));
+  EXPECT_EQ(parameters[1]->values(), std::vector<float>(30, 1.0f));
+  const float after = parameters[2]->values()[0];
+  EXPECT_NEAR(after, 0.5f, 1e-6);
+  for (UpdateTensor& tensor : tensors) tensor.gradient = nullptr;
+  update.step(tensors, adamw_step(0.5, 0.9, 0.999, 1e-8, 0, 2), 1, 0, nullptr, nullptr);
+  EXPECT_EQ(update.result().norm, 0);
+  EXPECT_EQ(parameters[2]->values()[0], after);
+}
+
+TEST_P(PagedTest, StatesAreHeldAsAskedFor) {
+  const std::vector<int64_t> counts = {5000, 30};
+  const DeviceUpdate plain(counts, 0, DeviceStates::k8bit);
+  EXPECT_FALSE(plain.is_paged());
+  EXPECT_TRUE(plain.states(0).is_8bit);
+  EXPECT_FALSE(plain.states(1).is_8bit);
+  const DeviceUpdate wide(counts, 0, DeviceStates::k32bit);
+  EXPECT_FALSE(wide.is_paged());
+  EXPECT_EQ(wide.paged_bytes(), 0);
+  EXPECT_EQ(wide.unpaged_bytes(), 8 * 5030);
+  EXPECT_FALSE(wide.states(0).is_8bit);
+  EXPECT_EQ(static_cast<float*>(wide.states(1).mean) - static_cast<float*>(wide.states(0).mean),
+            2 * 5000);
 }
 
 TEST_P(PagedTest, TensorsOfOtherSizesAreRefused) {

@@ -57,12 +57,15 @@ TEST_P(CudaTables, HoldTheFoldersFunctions) {
   EXPECT_EQ(trainer.fused_adamw32, &trainer::cuda::fused_adamw32);
   EXPECT_EQ(quant.affine_grids, &quant::cuda::affine_grids);
   EXPECT_EQ(quant.pack_words, &quant::cuda::pack_words);
+  EXPECT_EQ(quant.make_tiled_products, &quant::cuda::make_tiled_products);
+  EXPECT_EQ(trainer.make_device_optimizer, &trainer::cuda::make_device_optimizer);
   const auto& lora = checked<lora::CudaTable>(qlora_lora_cuda_table());
   EXPECT_EQ(lora.lora_sum, &lora::cuda::lora_sum);
   EXPECT_EQ(lora.merge, &lora::cuda::merge);
   const auto& model = checked<model::CudaTable>(qlora_model_cuda_table());
   EXPECT_EQ(model.rms_norm, &model::cuda::rms_norm);
   EXPECT_EQ(model.cross_entropy, &model::cuda::cross_entropy);
+  EXPECT_EQ(model.make_activation_store, &model::cuda::make_activation_store);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaTables,

@@ -11,10 +11,7 @@
 namespace qlora::quant {
 namespace {
 
-using cuda::Gemm;
 using cuda::TiledMatmul;
-using cuda::TileSource;
-using cuda::WeightTile;
 using emulation::Operation;
 using emulation::OperationKind;
 using testing::BackEnd;
@@ -32,7 +29,7 @@ class Nf4Source : public TileSource {
         device_codes_(BackEnd::kCuda, codes_),
         device_absmax_(BackEnd::kCuda, absmax_) {}
 
-  void decode(int64_t first_row, int64_t rows, void* out, cudaStream_t stream) override {
+  void decode(int64_t first_row, int64_t rows, void* out, void* stream) override {
     cuda::dequantize_nf4({.codes = device_codes_.data(),
                           .scales = {.absmax = device_absmax_.data()},
                           .type = FourBitType::kNf4,
@@ -61,11 +58,11 @@ class ReferenceGemm : public Gemm {
  public:
   ReferenceGemm(std::vector<float> x, int64_t rows) : x_(std::move(x)), y_(rows, -1) {}
 
-  void multiply(const WeightTile& tile, cudaStream_t stream) override {
+  void multiply(const WeightTile& tile, void* stream) override {
     const size_t bytes = static_cast<size_t>(tile.rows * tile.cols) * sizeof(uint16_t);
     auto& copy = copies_.emplace_back(bytes);  // pinned: the copy waits for nobody
-    qlora::cuda::check(
-        cudaMemcpyAsync(copy.get(), tile.weight, bytes, cudaMemcpyDeviceToHost, stream));
+    qlora::cuda::check(cudaMemcpyAsync(copy.get(), tile.weight, bytes, cudaMemcpyDeviceToHost,
+                                       static_cast<cudaStream_t>(stream)));
     tiles_.push_back(tile);
   }
   /// After the stream has been waited for.

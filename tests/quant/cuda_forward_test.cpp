@@ -10,6 +10,7 @@
 #include "quant/nf4_backend.h"
 #include "quant/pack_words_backend.h"
 #include "quant/packed_affine_backend.h"
+#include "quant/tiled_products_backend.h"
 #include "tests/support/without_driver.h"
 
 namespace qlora::quant {
@@ -35,6 +36,7 @@ TEST(CudaForward, EveryCallWithoutADriverSaysWhy) {
   testing::expect_no_driver([] { cuda::gptq_block({}); });
   testing::expect_no_driver([] { cuda::search_grids({}); });
   testing::expect_no_driver([] { cuda::pack_words({}); });
+  testing::expect_no_driver([] { cuda::make_tiled_products({}); });
 }
 
 }  // namespace

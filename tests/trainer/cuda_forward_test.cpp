@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/without_driver.h"
+#include "trainer/device_update_backend.h"
 #include "trainer/fused_update_backend.h"
 #include "trainer/gradient_norm_backend.h"
 
@@ -16,6 +17,7 @@ TEST(CudaForward, EveryCallWithoutADriverSaysWhy) {
   testing::expect_no_driver([] { cuda::gradient_norm({}); });
   testing::expect_no_driver([] { cuda::fused_adamw8({}); });
   testing::expect_no_driver([] { cuda::fused_adamw32({}); });
+  testing::expect_no_driver([] { cuda::make_device_optimizer({}, DeviceStates::kPaged8bit, 0); });
 }
 
 }  // namespace

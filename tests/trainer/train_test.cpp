@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <sstream>
@@ -186,6 +187,25 @@ TEST(Train, EpochsDecideWhenToEvaluateAndSave) {
   EXPECT_EQ(saved, (std::vector<int64_t>{4, 8, 10}));
 }
 
+TEST(Train, OffloadingChangesNothingOnTheCpuAndSaysSo) {
+  TinyRun run;
+  run.options.max_steps = 2;
+  run.options.gradient_checkpointing = true;
+  EventLog stays, leaves;
+  run.run(stays);
+  run.options.activation_offloading = true;
+  run.use_run_dir("again");
+  run.run(leaves);
+  EXPECT_EQ(leaves.losses(), stays.losses());
+  const auto says = [](const EventLog& log) {
+    return std::ranges::any_of(log.notices, [](const std::string& notice) {
+      return notice.find("activation_offloading changes nothing") != std::string::npos;
+    });
+  };
+  EXPECT_TRUE(says(leaves));
+  EXPECT_FALSE(says(stays));
+}
+
 TEST(Train, RefusesWhatDoesNotFit) {
   TinyRun run;
   EventLog log;
@@ -196,6 +216,9 @@ TEST(Train, RefusesWhatDoesNotFit) {
   run.options.save.load_best_model_at_end = true;
   EXPECT_ERROR(ConfigError, run.run(log, true), "eval_strategy is no");
   run.options.save = {};
+  run.options.activation_offloading = true;
+  EXPECT_ERROR(ConfigError, run.run(log), "gradient_checkpointing is false");
+  run.options.activation_offloading = false;
   model::Decoder bare = testing::load_fp32(run.folder / "model");
   EXPECT_THROW(train(bare, run.train_set, nullptr, run.options, run.facts, log), ConfigError);
   fs::create_directories(run.run_dir());

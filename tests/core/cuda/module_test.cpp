@@ -9,9 +9,12 @@
 
 #include "core/cuda/device.h"
 #include "core/error.h"
+#include "lora/cuda_table.h"
+#include "model/cuda_table.h"
 #include "quant/cuda_table.h"
 #include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
+#include "trainer/cuda_table.h"
 
 namespace qlora::cuda {
 namespace {
@@ -93,7 +96,10 @@ void expect_full_table() {
 
 TEST_F(OpenModule, HandsOverFullTables) {
   expect_full_table<CoreTable>();
+  expect_full_table<lora::CudaTable>();
+  expect_full_table<model::CudaTable>();
   expect_full_table<quant::CudaTable>();
+  expect_full_table<trainer::CudaTable>();
 }
 
 TEST_F(OpenModule, OpeningItAgainDoesNothing) {
