@@ -22,15 +22,20 @@ eval::Protocol joined_protocol(const std::vector<std::string>& texts, int64_t se
 
 data::TrainingData load_run_data(const configs::RunConfig& config, RunLog& log) {
   const data::TokenFileOptions& tokens = config.data.tokens;
+  const auto vocabulary = [&] {  // of the model
+    return io::Checkpoint(config.model_name_or_path).config().vocab_size;
+  };
+  data::TrainingData data;
   if (tokens.file.empty()) {
     const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
-    return data::load_training_data(config.data, *tokenizer, config.training.seed, log);
+    data = data::load_training_data(config.data, *tokenizer, config.training.seed, log);
+    data::check_vocabulary(data.train, *tokenizer, vocabulary());
+    if (data.eval) data::check_vocabulary(*data.eval, *tokenizer, vocabulary());
+    return data;
   }
-  const int64_t vocabulary = io::Checkpoint(config.model_name_or_path).config().vocab_size;
-  data::TrainingData data;
-  data.train = data::read_token_tensor(tokens.file, tokens.train, vocabulary);
+  data.train = data::read_token_tensor(tokens.file, tokens.train, vocabulary());
   if (!tokens.eval.empty()) {
-    data.eval = data::read_token_tensor(tokens.file, tokens.eval, vocabulary);
+    data.eval = data::read_token_tensor(tokens.file, tokens.eval, vocabulary());
   }
   return data;
 }

@@ -5,54 +5,22 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <string>
 #include <string_view>
 #include <vector>
 
+#include "data/bpe_rules.h"
+#include "data/bpe_seams.h"
+#include "data/text_hash.h"
+#include "data/vocabulary.h"
+
 namespace qlora::data {
-
-/// Texts by number, and numbers by text. Append-only; ids may have holes.
-class Vocabulary {
- public:
-  void reserve(size_t count, size_t bytes);
-  /// returns   false if the text or the id is taken
-  bool add(std::string_view piece, int32_t id);
-  std::optional<int32_t> find(std::string_view piece) const;
-  std::string_view piece(int32_t id) const;  // empty for a hole
-  bool has(int32_t id) const;
-  int32_t size() const { return static_cast<int32_t>(places_.size()); }  // largest id + 1
-
- private:
-  struct Place {
-    uint64_t begin = 0;
-    int64_t length = -1;  // -1: a hole
-  };
-  void grow();
-
-  std::string text_;
-  std::vector<Place> places_;   // by id
-  std::vector<int32_t> table_;  // open addressing: id + 1, 0 is free; a power of two long
-  size_t count_ = 0;
-};
-
-/// What the merge rule of a BPE tokenizer consists of, beside its vocabulary.
-struct BpeRules {
-  struct Merge {
-    int32_t left, right, result;
-  };
-  std::vector<Merge> merges;   // by falling priority
-  bool byte_level = false;     // the vocabulary spells bytes in GPT-2's alphabet
-  bool byte_fallback = false;  // unknown characters become <0xHH> pieces
-  bool ignore_merges = false;  // a word that is a piece is taken whole
-  bool fuse_unk = false;       // neighbouring unknown characters become one unk
-  std::optional<int32_t> unk;  // without one, unknown characters vanish
-};
 
 /// Byte-pair encoding of words: the lowest-ranked pair first, the leftmost of equals.
 ///   Equality  the ids of the reference library's BPE model, its order of unknowns included
 class Bpe {
  public:
-  /// Requires  the ids of rules are in the vocabulary
+  /// Requires  the ids of rules are in the vocabulary, and the result of a merge is spelt as its
+  ///           parts together
   Bpe(Vocabulary vocabulary, BpeRules rules);
   ~Bpe();
 
@@ -81,7 +49,21 @@ class Bpe {
     uint64_t key = UINT64_MAX;  // left << 32 | right
     int32_t rank = 0, result = 0;
   };
-  const Pair* find_pair(int32_t left, int32_t right) const;
+  static uint64_t pair_key(int32_t left, int32_t right) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  }
+  size_t pair_slot(uint64_t key) const { return hash_pair(key) & (pairs_.size() - 1); }
+  /// The merge of two symbols, or null.
+  const Pair* find_pair(int32_t left, int32_t right) const {
+    const uint64_t key = pair_key(left, right);
+    size_t slot = pair_slot(key);
+    for (; pairs_[slot].key != UINT64_MAX; slot = (slot + 1) & (pairs_.size() - 1)) {
+      if (pairs_[slot].key == key) return &pairs_[slot];
+    }
+    return nullptr;
+  }
+  void index_merges();
+  void index_bytes();
 
   Vocabulary vocabulary_;
   BpeRules rules_;
@@ -89,6 +71,8 @@ class Bpe {
   std::array<int32_t, 256> byte_ids_{};      // byte level: the piece of a byte, or -1
   std::array<int32_t, 256> fallback_ids_{};  // <0xHH>, or -1
   bool has_all_bytes_ = false;
+  CharacterIds characters_;
+  BpeSeams seams_;
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Encoder>> free_encoders_;
 };

@@ -80,4 +80,8 @@ struct TrainingData {
 TrainingData load_training_data(const DataOptions& options, const Tokenizer& tokenizer,
                                 uint64_t seed, RunLog& log);
 
+/// Proves that a model has an embedding for every id.
+///   throws    ValueError with the first id at or above `vocabulary`, and its token
+void check_vocabulary(const ExampleSet& set, const Tokenizer& tokenizer, int64_t vocabulary);
+
 }  // namespace qlora::data

@@ -96,8 +96,12 @@ std::unique_ptr<const Tokenizer> load_tokenizer(const std::filesystem::path& pat
 
 /// Writes the tokenizer of `source` (as in load_tokenizer) into a folder in Hugging Face's form.
 ///   A folder's files are copied; a GGUF file's become tokenizer.json and tokenizer_config.json.
-///   returns   the names of the files written
+///   templates  take the place of the source's chat templates, in tokenizer_config.json and in
+///   files
+///              of their own; empty: the source's are kept as they stand
+///   returns    the names of the files written
 std::vector<std::string> save_tokenizer_files(const std::filesystem::path& source,
-                                              const std::filesystem::path& folder);
+                                              const std::filesystem::path& folder,
+                                              const std::vector<NamedTemplate>& templates = {});
 
 }  // namespace qlora::data

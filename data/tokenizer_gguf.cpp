@@ -21,6 +21,11 @@ constexpr const char* kQwen2Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
     R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr const char* kTekkenPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|)"
+    R"(\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 /// How texts are cut, by tokenizer.ggml.pre.
 struct PreKind {
   const char* name;
@@ -39,6 +44,7 @@ constexpr PreKind kPreKinds[] = {
     {.name = "llama-bpe", .patterns = {kLlama3Pattern}, .ignore_merges = true, .add_bos = true},
     {.name = "llama3", .patterns = {kLlama3Pattern}, .ignore_merges = true, .add_bos = true},
     {.name = "qwen2", .patterns = {kQwen2Pattern}, .nfc = true},
+    {.name = "tekken", .patterns = {kTekkenPattern}, .ignore_merges = true, .add_bos = true},
     {.name = "default",
      .patterns = {R"([\p{P}\$\+<=>\^~\|]+)", nullptr, R"([0-9][0-9][0-9])"},
      .gpt2_pattern = true},

@@ -1,12 +1,6 @@
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <set>
-
 #include "core/error.h"
 #include "data/json_members.h"
+#include "data/tokenizer_json_events.h"
 #include "data/tokenizer_spec.h"
 #include "io/foreign_text.h"
 
@@ -15,216 +9,7 @@ namespace {
 
 using nlohmann::json;
 
-/// Takes model.vocab and model.merges out of the stream of events and builds a tree of the rest.
-class TokenizerJsonReader final : public nlohmann::json_sax<json> {
- public:
-  explicit TokenizerJsonReader(const std::string& where) : where_(where) {}
-
-  json root;
-  Vocabulary vocabulary;
-  std::string merge_text;            // all halves of all merges, one after another
-  std::vector<uint64_t> merge_ends;  // ends of the halves: two for each merge
-  std::vector<double> scores;        // of a Unigram vocabulary
-  bool has_scores = false;
-
-  bool null() override { return value(nullptr); }
-  bool boolean(bool b) override { return value(b); }
-  bool number_integer(number_integer_t n) override {
-    if (region_ == Region::kScores) return score(static_cast<double>(n));
-    if (in_vocabulary()) refuse_id(n);
-    return value(n);
-  }
-  bool number_unsigned(number_unsigned_t n) override {
-    if (region_ == Region::kScores) return score(static_cast<double>(n));
-    if (!in_vocabulary()) return value(n);
-    if (n > static_cast<uint64_t>(kMaxTokenId)) refuse_id(n);
-    QLORA_CHECK(vocabulary.add(piece_, static_cast<int32_t>(n)), FormatError,
-                "[tokenizer] {}: the piece {} or its id {} is in the vocabulary twice", where_,
-                io::quote(piece_), n);
-    return true;
-  }
-  bool number_float(number_float_t n, const string_t& text) override {
-    if (region_ == Region::kScores) return score(n);
-    if (in_vocabulary()) refuse_id(text);
-    return value(n);
-  }
-  bool string(string_t& text) override {
-    if (in_vocabulary()) refuse_id(io::quote(text));
-    if (region_ == Region::kMerges) return depth_ == kMergesDepth ? merge(text) : half(text);
-    if (region_ == Region::kScores) return scored_piece(text);
-    return value(std::move(text));
-  }
-  bool binary(binary_t&) override { return false; }
-
-  bool start_object(std::size_t) override {
-    deepen();
-    if (region_ == Region::kTree && at_model_member("vocab")) {
-      region_ = Region::kVocabulary;
-      return true;
-    }
-    if (region_ != Region::kTree) refuse("an object inside the vocabulary or the merges");
-    open(json::object());
-    return true;
-  }
-  bool end_object() override {
-    --depth_;
-    if (region_ == Region::kVocabulary) {
-      region_ = Region::kTree;
-    } else {
-      stack_.pop_back();
-    }
-    return true;
-  }
-  bool key(string_t& text) override {
-    if (in_vocabulary()) {
-      piece_ = std::move(text);
-    } else {
-      key_ = std::move(text);
-      QLORA_CHECK(!stack_.back()->contains(key_), FormatError,
-                  "[tokenizer] {}: the key {} stands twice in one object", where_, io::quote(key_));
-    }
-    return true;
-  }
-  bool start_array(std::size_t) override {
-    deepen();
-    if (region_ == Region::kTree && at_model_member("merges")) {
-      region_ = Region::kMerges;
-      return true;
-    }
-    if (region_ == Region::kMerges) {
-      if (depth_ != kMergesDepth + 1) refuse("a merge that is neither text nor pair");
-      return true;
-    }
-    if (region_ == Region::kVocabulary) refuse("a list inside the vocabulary");
-    if (region_ == Region::kTree && at_model_member("vocab")) {
-      region_ = Region::kScores;
-      has_scores = true;
-      return true;
-    }
-    if (region_ == Region::kScores) {
-      if (depth_ != kMergesDepth + 1) refuse("a list inside a piece of the vocabulary");
-      has_piece_ = false;
-      return true;
-    }
-    open(json::array());
-    return true;
-  }
-  bool end_array() override {
-    --depth_;
-    if (region_ == Region::kScores) {
-      if (depth_ == kMergesDepth - 1) {
-        region_ = Region::kTree;
-      } else if (has_piece_ || static_cast<size_t>(vocabulary.size()) != scores.size() ||
-                 scores.size() != ++pairs_) {
-        refuse("a piece of the vocabulary that is no pair of text and score");
-      }
-    } else if (region_ == Region::kMerges) {
-      if (depth_ == kMergesDepth - 1) {
-        region_ = Region::kTree;
-      } else if (merge_ends.size() % 2 != 0 || merge_ends.size() / 2 != ++pairs_) {
-        refuse("a merge that is no pair");
-      }
-    } else {
-      stack_.pop_back();
-    }
-    return true;
-  }
-  bool parse_error(std::size_t position, const std::string&,
-                   const nlohmann::detail::exception& error) override {
-    throw FormatError(fmt::format("[tokenizer] {} is not JSON, at byte {}: {}", where_, position,
-                                  io::quote(error.what())));
-  }
-
- private:
-  enum class Region { kTree, kVocabulary, kMerges, kScores };
-  static constexpr int kMaxDepth = 64;
-  static constexpr int kMergesDepth = 3;  // root, model, merges
-
-  bool in_vocabulary() const { return region_ == Region::kVocabulary; }
-  [[noreturn]] void refuse(const char* what) const {
-    throw FormatError(fmt::format("[tokenizer] {} has {}", where_, what));
-  }
-  template <class Id>
-  [[noreturn]] void refuse_id(const Id& id) const {
-    throw FormatError(fmt::format("[tokenizer] {}: the id of {} is {}, allowed 0 to {}", where_,
-                                  io::quote(piece_), id, kMaxTokenId));
-  }
-  void deepen() {
-    if (++depth_ > kMaxDepth) refuse("more than 64 levels of nesting");
-  }
-  /// A container that is about to open is root.model.<name>.
-  bool at_model_member(std::string_view name) const {
-    return stack_.size() == 2 && key_ == name && model_ && stack_.back() == model_;
-  }
-  void open(json container) {
-    json* place = put(std::move(container));
-    if (stack_.size() == 1 && key_ == "model") model_ = place;
-    stack_.push_back(place);
-  }
-  json* put(json&& item) {
-    if (stack_.empty()) return &(root = std::move(item));
-    json& parent = *stack_.back();
-    if (parent.is_array()) {
-      // A list grows, and its items move: no pointer to a closed sibling is kept.
-      parent.push_back(std::move(item));
-      return &parent.back();
-    }
-    return &(parent[key_] = std::move(item));
-  }
-  bool value(json item) {
-    if (region_ == Region::kMerges) refuse("a merge that is neither text nor pair");
-    if (region_ == Region::kVocabulary) refuse("a piece whose id is no number");
-    if (region_ == Region::kScores) refuse("a piece whose score is no number");
-    put(std::move(item));
-    return true;
-  }
-  bool half(const std::string& text) {
-    merge_text += text;
-    merge_ends.push_back(merge_text.size());
-    return true;
-  }
-  /// ["piece", score] of a Unigram vocabulary: the text, then the score.
-  bool scored_piece(string_t& text) {
-    if (depth_ != kMergesDepth + 1 || has_piece_)
-      refuse("a piece that is no pair of text and score");
-    piece_ = std::move(text);
-    has_piece_ = true;
-    return true;
-  }
-  bool score(double value) {
-    if (!has_piece_ || !std::isfinite(value)) refuse("a piece that is no pair of text and score");
-    const auto id = static_cast<int64_t>(scores.size());
-    if (id > kMaxTokenId) refuse_id(id);
-    QLORA_CHECK(vocabulary.add(piece_, static_cast<int32_t>(id)), FormatError,
-                "[tokenizer] {}: the piece {} is in the vocabulary twice", where_,
-                io::quote(piece_));
-    scores.push_back(value);
-    has_piece_ = false;
-    return true;
-  }
-  /// "left right": exactly one space.
-  bool merge(const std::string& text) {
-    const size_t space = text.find(' ');
-    QLORA_CHECK(space != std::string::npos && text.find(' ', space + 1) == std::string::npos,
-                FormatError, "[tokenizer] {}: the merge {} is not two pieces with a space between",
-                where_, io::quote(text));
-    half(text.substr(0, space));
-    half(text.substr(space + 1));
-    ++pairs_;
-    return true;
-  }
-
-  const std::string& where_;
-  Region region_ = Region::kTree;
-  int depth_ = 0;
-  std::vector<json*> stack_;  // open containers of the tree
-  json* model_ = nullptr;
-  std::string key_, piece_;
-  size_t pairs_ = 0;
-  bool has_piece_ = false;  // the text of a scored piece was read, its score not yet
-};
-
-std::vector<BpeRules::Merge> resolve_merges(const TokenizerJsonReader& reader,
+std::vector<BpeRules::Merge> resolve_merges(const TokenizerJsonEvents& reader,
                                             const std::string& where) {
   std::vector<BpeRules::Merge> merges;
   merges.reserve(reader.merge_ends.size() / 2);
@@ -259,7 +44,7 @@ AddedToken read_added_token(const json& entry, const std::string& where) {
           .rstrip = member_bool(entry, "rstrip", false, where)};
 }
 
-Unigram::Rules read_unigram(const json& model, TokenizerJsonReader& reader,
+Unigram::Rules read_unigram(const json& model, TokenizerJsonEvents& reader,
                             const std::string& where) {
   Unigram::Rules rules;
   rules.scores = std::move(reader.scores);
@@ -282,7 +67,7 @@ void refuse_text(const json& model, const char* key, const std::string& where) {
 }  // namespace
 
 BpeSpec read_tokenizer_json(std::string_view text, const std::string& where) {
-  TokenizerJsonReader reader(where);
+  TokenizerJsonEvents reader(where);
   json::sax_parse(text.begin(), text.end(), &reader);
   const json& root = reader.root;
   QLORA_CHECK(root.is_object() && root.contains("model") && root["model"].is_object(), FormatError,

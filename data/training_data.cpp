@@ -131,4 +131,16 @@ TrainingData load_training_data(const DataOptions& options, const Tokenizer& tok
   return data;
 }
 
+void check_vocabulary(const ExampleSet& set, const Tokenizer& tokenizer, int64_t vocabulary) {
+  for (const Example& example : set.examples) {
+    for (const int32_t id : example.tokens) {
+      QLORA_CHECK(id < vocabulary, ValueError,
+                  "[data] {}: the tokenizer gives the id {} for {}, but the model has only {} "
+                  "embeddings; take the tokenizer of this model, or a model that was resized for "
+                  "the added tokens",
+                  set.name, id, io::quote(tokenizer.id_to_piece(id)), vocabulary);
+    }
+  }
+}
+
 }  // namespace qlora::data

@@ -108,7 +108,8 @@ void write_hugging_face(const CandidateInput& input, const QuantizedBlocks& bloc
   ModelFiles files{.config = input.loader.config(),
                    .quantization_config = nullptr,
                    .torch_dtype = dtype_name(dtype),
-                   .source = input.source};
+                   .source = input.source,
+                   .chat_templates = input.chat_templates};
   if (grid.is_quantized()) {
     files.quantization_config = quantization_config(
         input.preflight, {.gptq = input.options.gptq,

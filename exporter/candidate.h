@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/run_log.h"
+#include "data/tokenizer.h"
 #include "exporter/calibration_set.h"
 #include "exporter/export_options.h"
 #include "exporter/merged_weights.h"
@@ -28,6 +29,7 @@ struct CandidateInput {
   const TrainedGrids& trained;          // of the adapter's run; empty: it trained on no grid
   std::filesystem::path source;         // of tokenizer and small files
   std::string name;                     // of the model, for people
+  std::vector<data::NamedTemplate> chat_templates;  // of the adapter; empty: those of the source
 };
 
 /// A complete model folder that may become the result.

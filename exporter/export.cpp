@@ -8,6 +8,7 @@
 #include "core/memory.h"
 #include "core/progress.h"
 #include "data/tokenizer.h"
+#include "data/tokenizer_spec.h"
 #include "exporter/calibration_set.h"
 #include "exporter/candidate.h"
 #include "exporter/card.h"
@@ -78,6 +79,13 @@ std::string model_name(const ExportSource& source) {
   return name;
 }
 
+/// The chat templates beside an adapter: what it learnt to read goes with it. A folder without the
+/// file that this program and transformers write says nothing of them.
+std::vector<data::NamedTemplate> adapter_templates(const std::string& adapter) {
+  if (adapter.empty() || !fs::exists(fs::path(adapter) / "chat_template.jinja")) return {};
+  return data::read_tokenizer_config(adapter).chat_templates;
+}
+
 /// One export under way.
 class Export {
  public:
@@ -88,6 +96,7 @@ class Export {
         options_(options),
         log_(log),
         preflight_(check_export(source, options, log)),
+        chat_templates_(adapter_templates(source.adapter)),
         loader_(model_options(source, false), source.four_bit) {
     if (!source.adapter.empty()) {
       adapter_ = lora::read_peft_adapter(source.adapter);
@@ -136,6 +145,7 @@ class Export {
   const ExportOptions& options_;
   RunLog& log_;
   Preflight preflight_;
+  std::vector<data::NamedTemplate> chat_templates_;  // of the adapter; empty: the model's
   model::BlockLoader loader_;
   std::optional<lora::PeftAdapter> adapter_;
   TrainedGrids grids_;  // empty: the adapter was not trained on a grid
@@ -324,7 +334,8 @@ ExportResult Export::run() {
                              .calibration = calibration_ ? &*calibration_ : nullptr,
                              .trained = grids_,
                              .source = source_.model_path,
-                             .name = model_name(source_)};
+                             .name = model_name(source_),
+                             .chat_templates = chat_templates_};
   std::vector<Candidate> candidates;
   std::vector<size_t> stages;  // of the candidates, in report_.stages
   size_t best = 0;

@@ -54,7 +54,8 @@ class MergedRows {
 
 GgufExportOptions gguf_options(const CandidateInput& input) {
   const GgufType type = input.preflight.grid.gguf_type;
-  GgufExportOptions options{.type = ggml_type(type), .name = input.name};
+  GgufExportOptions options{
+      .type = ggml_type(type), .name = input.name, .chat_templates = input.chat_templates};
   if (type == GgufType::kQ8_0) options.embedding_type = io::GgmlType::kQ8_0;
   return options;
 }

@@ -259,7 +259,7 @@ void write_gguf(const std::filesystem::path& file, const io::HfConfig& config,
                 const std::filesystem::path& tokenizer_source, const GgufExportOptions& options,
                 const RowSource& rows, RunLog& log) {
   io::GgufMetadata metadata = gguf_model_metadata(config, options);
-  add_gguf_tokenizer(tokenizer_source, config.vocab_size, metadata);
+  add_gguf_tokenizer(tokenizer_source, config.vocab_size, metadata, options.chat_templates);
   check_gguf_tokenizer(tokenizer_source, metadata, file.parent_path());
   const std::vector<GgufPlanEntry> plan = plan_gguf(config, options);
   std::vector<io::GgufWriter::Entry> layout;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/run_log.h"
+#include "data/tokenizer.h"
 #include "io/ggml_type.h"
 #include "io/gguf_writer.h"
 #include "io/hf_config.h"
@@ -23,6 +24,7 @@ struct GgufExportOptions {
   io::GgmlType type = io::GgmlType::kF16;            // of the matrices: F16, Q8_0, Q4_0 or Q4_K
   io::GgmlType embedding_type = io::GgmlType::kF16;  // of token_embd and output
   std::string name;                                  // general.name, for people
+  std::vector<data::NamedTemplate> chat_templates;   // instead of the tokenizer's; empty: these
 };
 
 /// One tensor of the file and where it comes from.

@@ -64,8 +64,11 @@ void add_roles(const data::Tokenizer& tokenizer, io::GgufMetadata& metadata) {
   }
   metadata.add("tokenizer.ggml.add_bos_token", tokenizer.add_bos());
   metadata.add("tokenizer.ggml.add_eos_token", tokenizer.add_eos());
+}
+
+void add_templates(const std::vector<data::NamedTemplate>& templates, io::GgufMetadata& metadata) {
   std::vector<std::string> further;  // llama.cpp keeps the names beside the default one's text
-  for (const data::NamedTemplate& named : tokenizer.chat_templates()) {
+  for (const data::NamedTemplate& named : templates) {
     if (named.name == "default") {
       metadata.add("tokenizer.chat_template", named.text);
     } else {
@@ -84,12 +87,16 @@ void add_pieces(const Pieces& pieces, bool has_scores, io::GgufMetadata& metadat
   metadata.add("tokenizer.ggml.token_type", std::span<const int32_t>(pieces.types));
 }
 
-void copy_gguf(const fs::path& source, int64_t vocab_size, io::GgufMetadata& metadata) {
+void copy_gguf(const fs::path& source, int64_t vocab_size, bool with_templates,
+               io::GgufMetadata& metadata) {
   const io::GgufReader gguf(source);
   check_size(static_cast<int64_t>(gguf.strings("tokenizer.ggml.tokens").size()), vocab_size,
              source);
   for (const io::GgufValue& value : gguf.values()) {
-    if (value.key.starts_with("tokenizer.")) metadata.copy(value);
+    const bool is_template = value.key.starts_with("tokenizer.chat_template");
+    if (value.key.starts_with("tokenizer.") && (with_templates || !is_template)) {
+      metadata.copy(value);
+    }
   }
 }
 
@@ -227,11 +234,12 @@ fs::path tokenizer_file(const fs::path& source) {
   return gguf.front();
 }
 
-void add_gguf_tokenizer(const fs::path& source, int64_t vocab_size, io::GgufMetadata& metadata) {
+void add_gguf_tokenizer(const fs::path& source, int64_t vocab_size, io::GgufMetadata& metadata,
+                        const std::vector<data::NamedTemplate>& templates) {
   const fs::path file = tokenizer_file(source);
   if (file.extension() == ".gguf") {
-    copy_gguf(file, vocab_size, metadata);
-    return;
+    copy_gguf(file, vocab_size, templates.empty(), metadata);
+    return add_templates(templates, metadata);
   }
   const auto tokenizer = data::load_tokenizer(file);
   // Where both files are there, the older one has the scores that llama.cpp wants.
@@ -250,6 +258,7 @@ void add_gguf_tokenizer(const fs::path& source, int64_t vocab_size, io::GgufMeta
     }
   }
   add_roles(*tokenizer, metadata);
+  add_templates(templates.empty() ? tokenizer->chat_templates() : templates, metadata);
 }
 
 void check_gguf_tokenizer(const fs::path& source, const io::GgufMetadata& metadata,

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <vector>
 
+#include "data/tokenizer.h"
 #include "io/gguf_writer.h"
 
 namespace qlora::exporter {
@@ -17,10 +19,12 @@ std::filesystem::path tokenizer_file(const std::filesystem::path& source);
 ///               byte-level tokenizer.json becomes the model "gpt2"; a tokenizer.model, or a
 ///               tokenizer.json with byte fallback, becomes the model "llama"
 ///   vocab_size  of the model; ids above the tokenizer's get unused pieces
+///   templates   take the place of the source's chat templates; empty: these are written
 ///   throws      FormatError for a tokenizer that GGUF has no name for, or with more ids than the
 ///               model; IoError
 void add_gguf_tokenizer(const std::filesystem::path& source, int64_t vocab_size,
-                        io::GgufMetadata& metadata);
+                        io::GgufMetadata& metadata,
+                        const std::vector<data::NamedTemplate>& templates = {});
 
 /// Proves that the tokenizer among `metadata` gives the ids that `source` gives, on texts with
 /// words, digits, white space, scripts, emoji and each special token.

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "core/error.h"
-#include "data/tokenizer.h"
 #include "exporter/gguf_tokenizer.h"
 #include "io/atomic_file.h"
 
@@ -65,8 +64,10 @@ void write_config(const ModelFiles& files, Folder& folder) {
 }
 
 void write_tokenizer(const ModelFiles& files, Folder& folder) {
-  for (const std::string& name :
-       data::save_tokenizer_files(tokenizer_file(files.source), folder.path())) {
+  const fs::path source = tokenizer_file(files.source);
+  auto templates = files.chat_templates;
+  if (templates.empty()) templates = data::load_tokenizer(source)->chat_templates();
+  for (const std::string& name : data::save_tokenizer_files(source, folder.path(), templates)) {
     folder.remember(name);
   }
   const fs::path path = folder.path() / "tokenizer_config.json";
@@ -79,11 +80,6 @@ void write_tokenizer(const ModelFiles& files, Folder& folder) {
     config["tokenizer_class"] = "LlamaTokenizer";
   for (const char* key : {"backend", "is_local", "local_files_only", "name_or_path"}) {
     config.erase(key);
-  }
-  const std::string chat_template = data::load_tokenizer(folder.path())->chat_template();
-  if (!chat_template.empty()) {
-    if (!config.contains("chat_template")) config["chat_template"] = chat_template;
-    folder.write("chat_template.jinja", chat_template);
   }
   folder.write_json("tokenizer_config.json", config);
 }

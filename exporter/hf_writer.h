@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "data/tokenizer.h"
 #include "io/hf_config.h"
 
 namespace qlora::exporter {
@@ -16,6 +17,7 @@ struct ModelFiles {
   std::string torch_dtype = "bfloat16";        // of the tensors that are not quantized
   std::filesystem::path source;  // of tokenizer, chat template, generation config and licence: an
                                  // HF folder or a GGUF file
+  std::vector<data::NamedTemplate> chat_templates;  // of the adapter; empty: those of the source
 };
 
 /// Writes config.json (torch_dtype and dtype, old and new rope keys), quantize_config.json for

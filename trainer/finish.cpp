@@ -33,10 +33,11 @@ void write_final_files(const std::filesystem::path& run_dir, const model::Decode
   lora::write_peft_adapter(run_dir, model.adapters(), facts.lora, facts.base_model);
   lora::write_grids(run_dir, model.grids());
   if (!facts.tokenizer_source.empty()) {
-    data::save_tokenizer_files(facts.tokenizer_source, run_dir);
-  }
-  if (!facts.chat_template_path.empty()) {  // what the adapter learnt to read, for `generate`
-    io::write_file_atomic(run_dir / "chat_template.jinja", io::read_file(facts.chat_template_path));
+    std::vector<data::NamedTemplate> templates;  // what the adapter learnt to read
+    if (!facts.chat_template_path.empty()) {
+      templates.push_back({"default", io::read_file(facts.chat_template_path)});
+    }
+    data::save_tokenizer_files(facts.tokenizer_source, run_dir, templates);
   }
   if (!options.report) return;
   const auto history = read_loss_history(run_dir / "log.jsonl");

@@ -11,7 +11,8 @@
 
 namespace qlora::data::jinja {
 
-/// The state of parsing: expressions in parser_expressions.cpp, statements in parser.cpp.
+/// The state of parsing: statements in parser.cpp, operators in parser_expressions.cpp, what stands
+/// between them in parser_operands.cpp.
 class Parser {
  public:
   Parser(std::string_view text, const std::string& name);

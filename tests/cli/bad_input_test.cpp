@@ -45,6 +45,12 @@ TEST_F(BadInput, ValueOutOfRange) {
   expect_train_refused({"lora.r", "0"});
 }
 
+TEST_F(BadInput, ATokenThatTheModelHasNoEmbeddingFor) {
+  write_text(folder_ / "model/added_tokens.json", R"({"<new>": 70000})");
+  write_text(folder_ / "train.jsonl", R"({"instruction": "Say", "response": "a <new> word"})");
+  expect_train_refused({"[data]", "train.jsonl", "id 70000", "'<new>'", "embeddings"});
+}
+
 TEST_F(BadInput, UnknownKeyInSet) {
   expect_train_refused({"lora.rr", "did you mean"}, {"--set", "lora.rr=8"});
   expect_perplexity_refused({"quantization.blok_size", "did you mean"},

@@ -157,6 +157,22 @@ TEST_F(TrainProgram, AChatTemplateIsTrainedWithAndSaved) {
   const ProgramResult result = train();
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(read_text(folder_ / "out/chat_template.jinja"), source);
+  const auto saved = nlohmann::json::parse(read_text(folder_ / "out/tokenizer_config.json"));
+  EXPECT_EQ(saved.at("chat_template"), source);
+  const ProgramResult merged =
+      qlora({"merge", "--run", path("out"), "--output-dir", path("merged")});
+  ASSERT_EQ(merged.exit_code, 0) << merged.err;
+  EXPECT_EQ(read_text(folder_ / "merged/chat_template.jinja"), source);
+  const ProgramResult gguf =
+      qlora({"merge", "--run", path("out"), "--format", "gguf", "--output-dir", path("gguf")});
+  ASSERT_EQ(gguf.exit_code, 0) << gguf.err;
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ / "gguf")) {
+    if (entry.path().extension() != ".gguf") continue;
+    EXPECT_NE(read_text(entry.path()).find(source), std::string::npos);
+    ++files;
+  }
+  EXPECT_EQ(files, 1);
   const ProgramResult shown = qlora({"inspect", "--data", path("run.json"), "--json"});
   ASSERT_EQ(shown.exit_code, 0) << shown.err;
   const auto runs = nlohmann::json::parse(shown.out).at("samples")[0].at("text");

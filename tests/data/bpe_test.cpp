@@ -1,5 +1,6 @@
 #include "data/bpe.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -73,6 +74,108 @@ TEST(Bpe, EqualsTheRuleForWordsOfEveryLength) {
       }
     }
   }
+}
+
+/// What a word begins with, as it is told: a symbol for each character; without a piece its bytes,
+/// else unk, which waits for the next piece.
+std::vector<int32_t> symbols_of(const Vocabulary& vocabulary, const BpeRules& rules,
+                                std::string_view word) {
+  std::vector<int32_t> symbols;
+  bool waits = false;
+  for (size_t at = 0; at < word.size();) {
+    const auto character = word.substr(at, character_bytes(word[at]));
+    at += character.size();
+    std::vector<int32_t> bytes;
+    for (const char c : character) {
+      const auto id = vocabulary.find(fmt::format("<0x{:02X}>", static_cast<uint8_t>(c)));
+      if (id) bytes.push_back(*id);
+    }
+    if (const auto id = vocabulary.find(character)) {
+      if (waits) symbols.push_back(*rules.unk);
+      waits = false;
+      symbols.push_back(*id);
+    } else if (rules.byte_fallback && bytes.size() == character.size()) {
+      symbols.insert(symbols.end(), bytes.begin(), bytes.end());
+    } else if (rules.unk) {
+      if (waits && !rules.fuse_unk) symbols.push_back(*rules.unk);
+      waits = true;
+    }
+  }
+  if (waits) symbols.push_back(*rules.unk);
+  return symbols;
+}
+
+/// Merges that join few of the characters, so that words are cut; `odd` ones join a byte's
+/// spelling.
+std::pair<Vocabulary, BpeRules> sparse_model(std::mt19937_64& random, bool is_odd) {
+  Vocabulary vocabulary;
+  std::vector<std::string> pieces = {"<unk>", "<0xC3>", "<0xA9>", "a", "b",         "c",
+                                     "d",     "\u2581", "é",      "e", "\U0001F600"};
+  if (random() % 2) pieces[8] = "f";  // é becomes its bytes, or unk
+  for (size_t i = 0; i < pieces.size(); ++i) vocabulary.add(pieces[i], static_cast<int32_t>(i));
+  BpeRules rules{.byte_fallback = random() % 2 == 0, .fuse_unk = random() % 2 == 0};
+  if (random() % 4) rules.unk = 0;
+  const size_t lowest = is_odd ? 0 : 3;
+  for (int i = 0; i < 14; ++i) {
+    const std::string left = pieces[lowest + random() % (pieces.size() - lowest)],
+                      right = pieces[lowest + random() % (pieces.size() - lowest)];
+    const auto id = static_cast<int32_t>(pieces.size());
+    if (vocabulary.add(left + right, id)) pieces.push_back(left + right);
+    rules.merges.push_back(
+        {*vocabulary.find(left), *vocabulary.find(right), *vocabulary.find(left + right)});
+  }
+  std::shuffle(rules.merges.begin(), rules.merges.end(), random);
+  return {std::move(vocabulary), std::move(rules)};
+}
+
+TEST(Bpe, CutWordsGetTheIdsOfTheWhole) {
+  std::mt19937_64 random(17);
+  const std::vector<std::string> characters = {"a", "b", "c", "d",          "\u2581", "\u2581",
+                                               "é", "e", "x", "\U0001F600", "\u4e00", "<0xC3>"};
+  int64_t cut = 0, whole = 0;
+  for (int round = 0; round < 400; ++round) {
+    auto [vocabulary, rules] = sparse_model(random, round % 4 == 0);
+    const BpeRules copy = rules;
+    const Bpe bpe(std::move(vocabulary), std::move(rules));
+    const BpeSeams seams(bpe.vocabulary(), CharacterIds(bpe.vocabulary()), copy);
+    const bool cuts = copy.unk && seams.is_usable() && seams.may_cut(3, 6);
+    (cuts ? cut : whole) += 1;
+    auto encoder = bpe.encoder();
+    for (size_t length = 1; length < 150; length += 1 + length / 10) {
+      std::string word;
+      for (size_t i = 0; i < length; ++i) word += characters[random() % characters.size()];
+      std::vector<int32_t> ids;
+      encoder.encode(word, ids);
+      ASSERT_EQ(ids, merge_slowly(copy, symbols_of(bpe.vocabulary(), copy, word))) << word;
+    }
+  }
+  EXPECT_GT(cut, 100);
+  EXPECT_GT(whole, 100);
+}
+
+TEST(BpeSeams, AreWhereNoMergeCrosses) {
+  Vocabulary vocabulary;
+  const std::vector<std::string> pieces = {"a", "b", "c", "ab", "abc", "<0x41>", "\U0001F600"};
+  for (size_t i = 0; i < pieces.size(); ++i) vocabulary.add(pieces[i], static_cast<int32_t>(i));
+  const CharacterIds characters(vocabulary);
+  EXPECT_EQ(characters.find('c'), 2);
+  EXPECT_EQ(characters.find('d'), -1);
+  EXPECT_EQ(characters.find(U'\U0001F600'), 6);
+  EXPECT_EQ(characters.find(U'\U0001F601'), -1);
+  BpeRules rules{.merges = {{0, 1, 3}, {3, 2, 4}}};
+  const BpeSeams seams(vocabulary, characters, rules);
+  ASSERT_TRUE(seams.is_usable());
+  EXPECT_FALSE(seams.may_cut(0, 1));
+  EXPECT_FALSE(seams.may_cut(1, 2));
+  EXPECT_TRUE(seams.may_cut(1, 0) && seams.may_cut(0, 2) && seams.may_cut(2, 2));
+  rules.ignore_merges = true;
+  EXPECT_FALSE(BpeSeams(vocabulary, characters, rules).is_usable());
+  rules = {.merges = {{5, 0, 3}}, .byte_fallback = true};
+  EXPECT_FALSE(BpeSeams(vocabulary, characters, rules).is_usable());
+  rules.byte_fallback = false;  // a text like any other
+  EXPECT_TRUE(BpeSeams(vocabulary, characters, rules).is_usable());
+  rules.unk = 5;
+  EXPECT_FALSE(BpeSeams(vocabulary, characters, rules).is_usable());
 }
 
 Bpe letters(BpeRules rules, const std::vector<std::string>& pieces) {

@@ -208,6 +208,36 @@ TEST_F(ChatTemplateTest, ARowWithToolsTakesTheTemplateForThem) {
   EXPECT_EQ(load_tokenizer(copy.path())->chat_templates(), files->chat_templates());
 }
 
+TEST_F(ChatTemplateTest, GivenTemplatesTakeThePlaceOfTheTokenizers) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+    folder_.put(name, io::read_file(fixture("tokenizers/smollm") / name));
+  }
+  std::filesystem::create_directories(folder_.path() / "additional_chat_templates");
+  folder_.put("additional_chat_templates/tool_use.jinja", "old");
+  folder_.put("chat_template.jinja", "old");
+  const auto config_of = [](const std::filesystem::path& folder) {
+    return nlohmann::json::parse(io::read_file(folder / "tokenizer_config.json"));
+  };
+  const TemporaryFolder one, more;
+  EXPECT_EQ(
+      save_tokenizer_files(folder_.path(), one.path(), {{"default", "N"}}),
+      (std::vector<std::string>{"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}));
+  EXPECT_EQ(load_tokenizer(one.path())->chat_templates(),
+            (std::vector<NamedTemplate>{{"default", "N"}}));
+  EXPECT_EQ(config_of(one.path())["chat_template"], "N");  // for readers that know no files
+  EXPECT_EQ(config_of(one.path())["eos_token"], config_of(folder_.path())["eos_token"]);
+
+  // A name out of a foreign file is no path.
+  const std::vector<NamedTemplate> named = {
+      {"default", "N"}, {"rag", "R"}, {"../x", "X"}, {"", "E"}};
+  save_tokenizer_files(folder_.path(), more.path() / "inner", named);
+  EXPECT_EQ(load_tokenizer(more.path() / "inner")->chat_templates().size(), named.size());
+  EXPECT_EQ(config_of(more.path() / "inner")["chat_template"][2]["name"], "../x");
+  EXPECT_EQ(io::read_file(more.path() / "inner/additional_chat_templates/rag.jinja"), "R");
+  EXPECT_FALSE(std::filesystem::exists(more.path() / "inner/x.jinja"));
+  EXPECT_FALSE(std::filesystem::exists(more.path() / "x.jinja"));
+}
+
 TEST_F(ChatTemplateTest, AutoTakesTheCheckpointsTemplateForMessages) {
   EXPECT_EQ(resolve_template(PromptTemplate::kAuto, RowForm::kMessages, true),
             PromptTemplate::kChat);

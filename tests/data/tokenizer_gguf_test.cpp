@@ -65,6 +65,34 @@ TEST(GgufTokenizer, NamedPreTokenizersEqualTheirJson) {
   }
 }
 
+/// Mistral's: the pattern of its tokenizer.json over the pieces of a fixture.
+TEST(GgufTokenizer, TekkenCutsAsItsJson) {
+  const TemporaryFolder folder;
+  json tree = json::parse(io::read_file(fixture("tokenizers") / "llama3" / "tokenizer.json"));
+  tree["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] =
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
+      "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  const auto known = load_tokenizer(folder.put("tokenizer.json", tree.dump()));
+  auto gguf = from_fixture("llama3", "tekken");
+  gguf.u32("tokenizer.ggml.bos_token_id", 0);
+  const auto ours = load_tokenizer(folder.put("a.gguf", gguf.build()));
+  EXPECT_TRUE(ours->add_bos());
+  int64_t as_llama3 = 0;
+  const auto llama3 = fixture_tokenizer("llama3");
+  auto samples = test::make_random_strings(3000, 4);
+  for (const char* text :
+       {"camelCase HTTPServer 1234", "a/b//\n c", "\u00c9T\u00c9 \u00e9t\u00e9X"}) {
+    samples.push_back(text);
+  }
+  for (const auto& text : samples) {
+    const auto ids = known->encode(text, {.add_special = false});
+    ASSERT_EQ(ours->encode(text, {.add_special = false}), ids) << text;
+    as_llama3 += ids == llama3->encode(text, {.add_special = false});
+  }
+  EXPECT_LT(as_llama3, static_cast<int64_t>(samples.size()));
+}
+
 TEST(GgufTokenizer, DefaultPreTokenizerCutsAsLlamaCpp) {
   const TemporaryFolder folder;
   const auto tokenizer =

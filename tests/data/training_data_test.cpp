@@ -131,6 +131,18 @@ TEST_F(LoadTrainingData, WarnsOfRowsThatWereCutOrLeftOut) {
       << notes_.said;
 }
 
+TEST_F(LoadTrainingData, EveryIdNeedsAnEmbedding) {
+  const ExampleSet set = load().train;
+  int32_t largest = 0;
+  for (const Example& example : set.examples) {
+    for (const int32_t id : example.tokens) largest = std::max(largest, id);
+  }
+  const auto tokenizer = fixture_tokenizer("smollm");
+  EXPECT_NO_THROW(check_vocabulary(set, *tokenizer, largest + 1));
+  EXPECT_ERROR(ValueError, check_vocabulary(set, *tokenizer, largest),
+               "the tokenizer gives the id " + std::to_string(largest));
+}
+
 TEST_F(LoadTrainingData, TakesTokenFiles) {
   const std::string rows = options_.dataset_name;
   options_.tokens.file =

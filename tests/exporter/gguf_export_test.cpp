@@ -232,6 +232,21 @@ TEST(GgufTokenizer, ByteFallbackBecomesScores) {
   EXPECT_NO_THROW(check_gguf_tokenizer(source, metadata, folder.path()));
 }
 
+TEST(GgufTokenizer, GivenChatTemplatesTakeThePlaceOfTheSources) {
+  const TemporaryFolder folder;
+  const std::vector<data::NamedTemplate> given = {{"default", "N"}, {"tool_use", "T"}};
+  io::GgufMetadata first, second;
+  add_gguf_tokenizer(tokenizer("smollm"), 2300, first, given);
+  first.add("general.architecture", "llama");
+  io::GgufWriter(folder / "a.gguf", first, {}).commit();
+  EXPECT_EQ(data::load_tokenizer(folder / "a.gguf")->chat_templates(), given);
+  // Out of a GGUF file as well, whose own ones are left out, the further ones too.
+  add_gguf_tokenizer(folder / "a.gguf", 2300, second, {{"default", "M"}});
+  io::GgufWriter(folder / "b.gguf", second, {}).commit();
+  EXPECT_EQ(data::load_tokenizer(folder / "b.gguf")->chat_templates(),
+            (std::vector<data::NamedTemplate>{{"default", "M"}}));
+}
+
 TEST(GgufTokenizer, AGgufFileIsCopiedVerbatim) {
   const TemporaryFolder folder;
   io::GgufMetadata metadata;

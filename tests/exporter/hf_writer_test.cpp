@@ -93,6 +93,20 @@ TEST(WriteModelFiles, NamesTheTokenizerClassThatBothGenerationsKnow) {
   EXPECT_EQ(read_json(out / "generation_config.json")["temperature"], 0.5);
 }
 
+TEST(WriteModelFiles, TheAdaptersChatTemplateTakesThePlaceOfTheModels) {
+  const TemporaryFolder folder;
+  const fs::path source = folder / "source", out = folder / "out";
+  testing::write_tiny_checkpoint(source);
+  write_text(source / "chat_template.jinja", "of the model");
+  fs::create_directory(out);
+  const auto names = write_model_files(out, {.config = io::Checkpoint(source).config(),
+                                             .source = source,
+                                             .chat_templates = {{"default", "of the adapter"}}});
+  EXPECT_EQ(std::count(names.begin(), names.end(), "chat_template.jinja"), 1);
+  EXPECT_EQ(read_json(out / "tokenizer_config.json")["chat_template"], "of the adapter");
+  EXPECT_EQ(io::read_file(out / "chat_template.jinja"), "of the adapter");
+}
+
 TEST(WriteModelFiles, GptqStandsInTwoFiles) {
   const TemporaryFolder folder;
   const fs::path source = folder / "source", out = folder / "out";
