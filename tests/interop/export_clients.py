@@ -111,6 +111,20 @@ def load_autoawq(job: dict):
     return model.model.float().eval(), text_ids(job["path"], job["text"])
 
 
+def without_repacking() -> None:
+    """llama.cpp 0.3.36 repacks quantized weights for AMX and crashes there, on a processor that has it; its plain kernels read the same files."""
+    from llama_cpp import llama_cpp
+
+    defaults = llama_cpp.llama_model_default_params
+
+    def plain():
+        parameters = defaults()
+        parameters.use_extra_bufts = False
+        return parameters
+
+    llama_cpp.llama_model_default_params = plain
+
+
 def run_llamacpp(job: dict, tokens: np.ndarray):
     from llama_cpp import Llama
 
@@ -143,6 +157,8 @@ def run_job(client: str, job: dict) -> dict:
 
 def main() -> None:
     client, jobs = sys.argv[1], json.loads(pathlib.Path(sys.argv[2]).read_text())
+    if client == "llamacpp":
+        without_repacking()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what clients print is no answer
     if client != "llamacpp":
