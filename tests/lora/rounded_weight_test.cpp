@@ -43,14 +43,19 @@ class RoundedWeight : public ::testing::TestWithParam<GridCase> {
  protected:
   void SetUp() override {
     at::manual_seed(21);
-    linear_ = LoraLinear("layer", FrozenWeight(quant::quantize_nf4(at::randn({kRows, kCols}))),
-                         at::randn({kRows}));
-    linear_.set_adapter({.a = at::randn({kRank, kCols}) * 0.2,
-                         .b = at::randn({kRows, kRank}) * 0.2,
-                         .alpha = 8,
-                         .scale = 2,
-                         .dtype = torch::kFloat16});
+    linear_ = make_linear();
     linear_.set_grid(make_grid());
+  }
+
+  static LoraLinear make_linear() {
+    LoraLinear linear("layer", FrozenWeight(quant::quantize_nf4(at::randn({kRows, kCols}))),
+                      at::randn({kRows}));
+    linear.set_adapter({.a = at::randn({kRank, kCols}) * 0.2,
+                        .b = at::randn({kRows, kRank}) * 0.2,
+                        .alpha = 8,
+                        .scale = 2,
+                        .dtype = torch::kFloat16});
+    return linear;
   }
 
   LinearGrid make_grid() const {
@@ -95,10 +100,10 @@ TEST_P(RoundedWeight, ComputesTheSameBits) {
 }
 
 TEST_P(RoundedWeight, LeavesALinearWithoutAGridAlone) {
-  linear_.set_grid(std::nullopt);
-  linear_.hold_rounded_weight();
-  EXPECT_TRUE(linear_.adapter().has_value());
-  EXPECT_TRUE(linear_.weight().holds<quant::Nf4Tensor>());
+  LoraLinear linear = make_linear();
+  linear.hold_rounded_weight();
+  EXPECT_TRUE(linear.adapter().has_value());
+  EXPECT_TRUE(linear.weight().holds<quant::Nf4Tensor>());
 }
 
 INSTANTIATE_TEST_SUITE_P(Grids, RoundedWeight, ::testing::ValuesIn(kCases),
