@@ -94,8 +94,10 @@ constexpr const char* kMergeExamples = R"(Examples:
   qlora merge --model-path M --adapter runs/out --output-dir out --max-shard-size 2GB
   qlora merge --run runs/out --output-dir out --format nf4     rounds the merged weights again
 
-The model in 16 bits with tokenizer, chat template and generation config. qlora export does the same
-and goes on to 4 bits, with every step measured.
+The adapter is added to the original weights, of a run that trained on a grid to the base that it
+trained on, unless --merge-base says otherwise. The model is written in 16 bits, with tokenizer,
+chat template and generation config. qlora export does the same and goes on to 4 bits, with every
+step measured.
 )";
 
 /// Merging is the export that quantizes nothing; nothing is measured unless --set asks for it.

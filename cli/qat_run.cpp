@@ -9,6 +9,7 @@
 #include "exporter/interrupted.h"
 #include "exporter/legality.h"
 #include "exporter/weight_grids.h"
+#include "io/base_record.h"
 #include "io/checkpoint.h"
 #include "lora/grid_files.h"
 
@@ -68,11 +69,7 @@ void restore_qat_grids(const configs::RunConfig& config, const std::string& adap
 }
 
 std::optional<configs::RunConfig> qat_run_of(const std::string& adapter) {
-  const fs::path folder = fs::path(adapter).lexically_normal();
-  std::vector<fs::path> places = {folder};
-  const fs::path name = folder.has_filename() ? folder.filename() : folder.parent_path().filename();
-  if (name.string().starts_with("checkpoint-")) places.push_back(folder / "..");
-  for (const fs::path& place : places) {
+  for (const fs::path& place : io::adapter_places(adapter)) {
     const fs::path file = place / "config.resolved.json";
     if (!fs::exists(file)) continue;
     const Json json = read_json_file(file);

@@ -18,6 +18,7 @@
 #include "exporter/quantize_model.h"
 #include "exporter/stages.h"
 #include "exporter/weight_grids.h"
+#include "exporter/work_directory.h"
 #include "io/atomic_file.h"
 #include "lora/grid_files.h"
 
@@ -30,44 +31,6 @@ model::ModelOptions model_options(const ExportSource& source, bool load_in_4bit)
   return {.model_path = source.model_path,
           .compute_dtype = source.compute_dtype,
           .load_in_4bit = load_in_4bit};
-}
-
-fs::path work_directory(const ExportOptions& options) {
-  return options.work_dir.empty() ? fs::path(options.output_dir + ".work")
-                                  : fs::path(options.work_dir);
-}
-
-bool is_worth_resuming(const ExportOptions& options) {
-  for (const MergeBase base : {MergeBase::kOriginal, MergeBase::kNf4}) {
-    if (has_finished_blocks(work_directory(options) / name_of(base) / "blocks")) return true;
-  }
-  return false;
-}
-
-/// Removes what an export makes in its work directory, and the directory where nothing else is in
-/// it: a directory that the user named may hold more.
-void remove_work(const ExportOptions& options) {
-  std::error_code ignored;
-  for (const MergeBase base : {MergeBase::kOriginal, MergeBase::kNf4}) {
-    fs::remove_all(work_directory(options) / name_of(base), ignored);
-  }
-  fs::remove(work_directory(options), ignored);
-}
-
-/// Moves all files but the manifest, over file systems too.
-void move_files(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  std::vector<fs::path> files;
-  for (fs::directory_iterator at(from, error), end; !error && at != end; at.increment(error)) {
-    if (at->path().filename() != "manifest.json") files.push_back(at->path());
-  }
-  QLORA_CHECK(!error, IoError, "[export] {} cannot be read: {}", from.string(), error.message());
-  for (const fs::path& file : files) {
-    fs::rename(file, to / file.filename(), error);
-    if (error) fs::copy_file(file, to / file.filename(), error);
-    QLORA_CHECK(!error, IoError, "[export] {} cannot be moved to {}: {}", file.string(),
-                to.string(), error.message());
-  }
 }
 
 /// A name for people: the last part of the model's path that says something.
@@ -101,6 +64,7 @@ class Export {
     if (!source.adapter.empty()) {
       adapter_ = lora::read_peft_adapter(source.adapter);
       check_adapter(*adapter_, loader_);
+      if (!options.allow_other_base) check_base(source.adapter, loader_.checkpoint());
     }
     if (preflight_.grid.is_trained) {
       grids_ = weight_grids(preflight_, source.qat);

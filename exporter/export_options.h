@@ -82,6 +82,7 @@ struct ExportOptions {
   bool true_sequential = true;
   quant::AwqOptions awq;
   MergeBase merge_base = MergeBase::kAuto;
+  bool allow_other_base = false;
   std::string max_shard_size = "5GB";
   bool keep = false;
   bool overwrite = false;
@@ -178,6 +179,9 @@ void fields(V& v, ExportOptions& o) {
   v("merge_base", o.merge_base, any_value(),
     "what the adapter is added to: the original weights, the NF4 weights it was trained on; auto: "
     "both are quantized, the lower perplexity is kept");
+  v("allow_other_base", o.allow_other_base, any_value(),
+    "take an adapter whose run recorded other weights than those of this model (base_model.json), "
+    "such as the same model in another file format");
   v("max_shard_size", o.max_shard_size, non_empty(),
     "largest safetensors file, as 5GB, 500MB, 2GiB; a single tensor may be larger");
   v("keep", o.keep, any_value(), "publish the result although the gate refused it");

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/nearest_name.h"
+#include "io/base_record.h"
 #include "lora/merge.h"
 #include "quant/nf4.h"
 
@@ -42,6 +43,18 @@ void check_adapter(const lora::PeftAdapter& adapter, const model::BlockLoader& l
                 module, matrices.b.size(0), matrices.a.size(1), shape[0], shape[1],
                 adapter.base_model.empty() ? "a base that it does not name" : adapter.base_model);
   }
+}
+
+void check_base(const std::filesystem::path& adapter, const io::Checkpoint& base) {
+  const auto recorded = io::read_base_record(adapter);
+  if (!recorded) return;
+  const std::string hash = base.source_hash();
+  QLORA_CHECK(hash == recorded->sha256, FormatError,
+              "[export] the adapter was trained on {} with other weights than {} (SHA-256 {}…, "
+              "here {}…); name that base with --model-path, or take this one with --set "
+              "export.allow_other_base=true",
+              recorded->path, base.path().string(), recorded->sha256.substr(0, 12),
+              hash.substr(0, 12));
 }
 
 MergedWeights::MergedWeights(const model::BlockLoader& loader, const lora::PeftAdapter* adapter,

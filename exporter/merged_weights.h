@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -13,15 +14,6 @@
 #include "quant/nf4_options.h"
 
 namespace qlora::exporter {
-
-/// Size of an adapter's change against the grid that the merged weight is rounded to.
-struct AdapterChange {
-  double change_rms = 0;  // of s·B·A
-  double step_rms = 0;    // of the grid's scales
-  /// A change far below half a step is rounded away element by element; what is left of it lies in
-  /// the few elements near a boundary.
-  double ratio() const { return step_rms > 0 ? change_rms / step_rms : 0; }
-};
 
 /// The weights that are exported: those of the base, with an adapter merged into them.
 ///   Bases     kOriginal: the 16-bit weights; kNf4: those rounded to NF4 and back, which is what
@@ -58,5 +50,9 @@ std::optional<lora::Adapter> adapter_of(const lora::PeftAdapter& file, const std
 /// throws FormatError where the adapter changes a module that the model does not have; ShapeError
 ///        where a shape does not fit
 void check_adapter(const lora::PeftAdapter& adapter, const model::BlockLoader& loader);
+
+/// throws FormatError where the adapter's run recorded other weights than the base's
+/// cost   reads the base's files once where there is a record
+void check_base(const std::filesystem::path& adapter, const io::Checkpoint& base);
 
 }  // namespace qlora::exporter

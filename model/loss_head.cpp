@@ -10,6 +10,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "core/token_batch.h"
+#include "lora/scratch.h"
 #include "model/cross_entropy_backend.h"
 #include "quant/checks.h"
 #include "quant/one_device.h"
@@ -54,19 +55,11 @@ Positions positions_with_target(const std::vector<int32_t>& targets, const Tenso
   return {to_tensor(rows), to_tensor(wanted)};
 }
 
-/// Memory for the logits of a chunk. On the CPU one buffer a thread, as large as the largest chunk
-/// so far: chunks of other sizes would each leave a hole of up to 16 MB. The next call overwrites
-/// it.
+/// Memory for the logits of a chunk. On the CPU one buffer a thread: chunks of other sizes would
+/// each leave a hole of up to 16 MB. The next call overwrites it.
 Tensor logits_memory(int64_t rows, int64_t vocabulary, const torch::TensorOptions& options) {
   if (!options.device().is_cpu()) return at::empty({rows, vocabulary}, options);
-  thread_local Tensor buffer;
-  const auto dtype = c10::typeMetaToScalarType(options.dtype());
-  const int64_t bytes = rows * vocabulary * static_cast<int64_t>(c10::elementSize(dtype));
-  if (!buffer.defined() || buffer.numel() < bytes) {
-    buffer = Tensor();  // first, so that both never exist at once
-    buffer = at::empty({bytes}, torch::kUInt8);
-  }
-  return buffer.narrow(0, 0, bytes).view(dtype).view({rows, vocabulary});
+  return lora::scratch<struct Logits>(rows, vocabulary, c10::typeMetaToScalarType(options.dtype()));
 }
 
 /// Runs the projection and cross-entropy over chunks of `hidden` [n, C]; nll [n] f32, and where

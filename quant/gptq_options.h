@@ -17,7 +17,7 @@ enum class ScaleSearch {
 
 /// Frantar et al., GPTQ, arXiv:2210.17323.
 struct GptqOptions {
-  double damp_percent = 0.1;    // of the mean diagonal of the Hessian
+  double damp_percent = 0.03;   // of the mean diagonal of the Hessian
   bool desc_act = false;        // columns by falling importance; needs g_idx at inference
   bool act_group_aware = true;  // the same within groups and between them; no cost at inference
   bool static_groups = false;   // grids from the original weights, before any is rounded

@@ -5,6 +5,7 @@
 #include "core/progress.h"
 #include "data/tokenizer.h"
 #include "io/atomic_file.h"
+#include "io/base_record.h"
 #include "lora/grid_files.h"
 #include "lora/peft_files.h"
 #include "trainer/loss_curve.h"
@@ -31,6 +32,7 @@ void write_final_files(const std::filesystem::path& run_dir, const model::Decode
                        const TrainOptions& options, const RunFacts& facts,
                        const TrainResult& result) {
   lora::write_peft_adapter(run_dir, model.adapters(), facts.lora, facts.base_model);
+  if (std::filesystem::exists(facts.base_model)) io::write_base_record(run_dir, facts.base_model);
   lora::write_grids(run_dir, model.grids());
   if (!facts.tokenizer_source.empty()) {
     std::vector<data::NamedTemplate> templates;  // what the adapter learnt to read

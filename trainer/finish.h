@@ -13,8 +13,8 @@ namespace qlora::trainer {
 /// config.resolved.json, where the caller has handed a configuration over.
 void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts& facts);
 
-/// The adapter in peft's form, the tokenizer's files, README.md and loss.svg. Each file appears
-/// atomically; a second call writes the same files again.
+/// The adapter in peft's form, the record of its base, the tokenizer's files, README.md and
+/// loss.svg. Each file appears atomically; a second call writes the same files again.
 void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
                        const TrainOptions& options, const RunFacts& facts,
                        const TrainResult& result);

@@ -209,6 +209,10 @@ TEST_F(ExportProgram, RefusesTheAdapterOfAnotherBase) {
   expect_refused_cleanly({"--model-path", path("other"), "--adapter", path("out"), "--dataset-name",
                           path("train.jsonl"), "--group-size", "32"},
                          {"the adapter of", "[64, 192]"});
+  write_tiny_checkpoint(folder_ / "other", {.weight_scale = 0.3});  // shapes alike
+  expect_refused_cleanly({"--model-path", path("other"), "--adapter", path("out"), "--dataset-name",
+                          path("train.jsonl"), "--group-size", "32"},
+                         {"trained on " + path("model"), path("other"), "allow_other_base"});
 }
 
 TEST_F(ExportProgram, DryRunWritesNothing) {

@@ -33,6 +33,14 @@ std::vector<int32_t> merge_slowly(const BpeRules& rules, std::vector<int32_t> sy
   }
 }
 
+void add_merge(const std::string& left, const std::string& right, std::vector<std::string>& pieces,
+               Vocabulary& vocabulary, BpeRules& rules) {
+  const auto id = static_cast<int32_t>(pieces.size());
+  if (vocabulary.add(left + right, id)) pieces.push_back(left + right);
+  rules.merges.push_back(
+      {*vocabulary.find(left), *vocabulary.find(right), *vocabulary.find(left + right)});
+}
+
 /// A random vocabulary over a, b, c with merges in random order.
 std::pair<Vocabulary, BpeRules> random_model(std::mt19937_64& random) {
   Vocabulary vocabulary;
@@ -43,10 +51,7 @@ std::pair<Vocabulary, BpeRules> random_model(std::mt19937_64& random) {
     const std::string left = pieces[random() % pieces.size()],
                       right = pieces[random() % pieces.size()];
     if (left.size() + right.size() > 9) continue;
-    const auto id = static_cast<int32_t>(pieces.size());
-    if (vocabulary.add(left + right, id)) pieces.push_back(left + right);
-    rules.merges.push_back(
-        {*vocabulary.find(left), *vocabulary.find(right), *vocabulary.find(left + right)});
+    add_merge(left, right, pieces, vocabulary, rules);
   }
   std::shuffle(rules.merges.begin(), rules.merges.end(), random);
   return {std::move(vocabulary), std::move(rules)};
@@ -119,10 +124,7 @@ std::pair<Vocabulary, BpeRules> sparse_model(std::mt19937_64& random, bool is_od
   for (int i = 0; i < 14; ++i) {
     const std::string left = pieces[lowest + random() % (pieces.size() - lowest)],
                       right = pieces[lowest + random() % (pieces.size() - lowest)];
-    const auto id = static_cast<int32_t>(pieces.size());
-    if (vocabulary.add(left + right, id)) pieces.push_back(left + right);
-    rules.merges.push_back(
-        {*vocabulary.find(left), *vocabulary.find(right), *vocabulary.find(left + right)});
+    add_merge(left, right, pieces, vocabulary, rules);
   }
   std::shuffle(rules.merges.begin(), rules.merges.end(), random);
   return {std::move(vocabulary), std::move(rules)};

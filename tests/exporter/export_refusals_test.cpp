@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "io/base_record.h"
 #include "tests/exporter/export_fixture.h"
 #include "tests/support/errors.h"
 
@@ -63,6 +64,24 @@ TEST_F(ExportModel, RefusesAnAdapterOfAnotherBase) {
   source_.adapter = (folder_ / "deep").string();
   EXPECT_ERROR(FormatError, run(), "model.layers.3");
   EXPECT_FALSE(fs::exists(work()));
+}
+
+TEST_F(ExportModel, RefusesAnAdapterOfOtherWeightsUnlessAsked) {
+  options_.grid.type = Q::kRtn;
+  options_.evaluation.enabled = false;
+  write_random_adapter(folder_ / "adapter", settings_);
+  source_.adapter = (folder_ / "adapter").string();
+  write_text(folder_ / "adapter/base_model.json",
+             R"({"path": "elsewhere", "sha256": "0123456789abcdef"})");
+  EXPECT_ERROR(FormatError, run(), "trained on elsewhere with other weights");
+  EXPECT_FALSE(fs::exists(out()));
+  EXPECT_FALSE(fs::exists(work()));
+  options_.allow_other_base = true;
+  EXPECT_FALSE(run().output_dir.empty());
+  fs::remove_all(out());
+  options_.allow_other_base = false;
+  io::write_base_record(source_.adapter, source_.model_path);
+  EXPECT_FALSE(run().output_dir.empty());
 }
 
 TEST_F(ExportModel, DamagedWeightsLeaveNothingBehind) {

@@ -3,7 +3,7 @@
 # Makes the peers' venv, the model and the shared work where they are missing. Each check prints one line.
 # The checks of exports need the environments of scripts/setup_export_peers.sh as well and are skipped by name without them.
 # usage: tests/interop/run.sh [peft_roundtrip] [family_exports] [tokenizer_parity] [trained_tokenizers] [chat_templates]
-#                             [peer_losses] [export_clients] [export_autoawq] [export_smollm2]        default: all
+#                             [peer_losses] [export_quality] [export_clients] [export_autoawq] [export_smollm2]        default: all
 # QLORA_BIN, QLORA_TOKENIZE_TOOL and QLORA_TEMPLATE_TOOL name other programs than those in build/.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -33,6 +33,7 @@ run() {
       # The shared work is made here unless a folder with the recorded one is named.
       [[ -n ${QLORA_REFERENCE_DIR:-} ]] || "$python" tests/interop/make_peer_tokens.py || return 1
       "$python" tests/interop/peer_losses.py ;;
+    export_quality) "$python" tests/interop/make_peer_tokens.py && "$python" tests/interop/export_quality.py ;;
     peft_roundtrip) "$python" tests/interop/peft_roundtrip.py ;;
     family_exports) "$python" tests/interop/family_exports.py ;;
     export_clients) "$python" tests/interop/export_loaders.py --clients transformers,gptqmodel,llamacpp ;;

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace qlora::io {
+
+/// The weights that an adapter was trained on.
+struct BaseRecord {
+  std::string path;    // where they lay then
+  std::string sha256;  // Checkpoint::source_hash
+};
+
+inline constexpr const char* kBaseRecordFile = "base_model.json";
+
+/// Writes kBaseRecordFile beside an adapter. It appears atomically.
+///   throws    what Checkpoint throws; IoError
+///   cost      reads the model's files once
+void write_base_record(const std::filesystem::path& directory, const std::string& model_path);
+
+/// The record of an adapter's folder or of its run; nothing where there is none, as with adapters
+/// of other programs.
+///   throws    FormatError for a file that is no such record
+std::optional<BaseRecord> read_base_record(const std::filesystem::path& adapter);
+
+/// Folders in which a run may have left facts about an adapter: its own, and for a checkpoint the
+/// run's.
+std::vector<std::filesystem::path> adapter_places(const std::filesystem::path& adapter);
+
+}  // namespace qlora::io
