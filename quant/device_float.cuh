@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
@@ -8,7 +9,7 @@
 
 namespace qlora::quant {
 
-// Numbers of 32 and 16 bits in device memory, one at a time or 16 bytes at once. F16 goes through
+// Numbers of 32 and 16 bits in device memory, one at a time or 16 bytes at once. Halves go through
 // the hardware's conversions: those of float_math.h but for the payload of a NaN.
 
 __device__ inline float widened(float x) {
@@ -28,7 +29,19 @@ __device__ inline void narrow(float x, F16* out) {
   out->bits = __half_as_ushort(__float2half_rn(x));
 }
 __device__ inline void narrow(float x, BF16* out) {
-  out->bits = float_to_bf16(x);
+  out->bits = __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+
+/// Two halves in a word, the first in its low bits.
+__device__ inline uint32_t narrow_pair(float low, float high, const F16*) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return static_cast<uint32_t>(__half_as_ushort(pair.x)) |
+         static_cast<uint32_t>(__half_as_ushort(pair.y)) << 16;
+}
+__device__ inline uint32_t narrow_pair(float low, float high, const BF16*) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return static_cast<uint32_t>(__bfloat16_as_ushort(pair.x)) |
+         static_cast<uint32_t>(__bfloat16_as_ushort(pair.y)) << 16;
 }
 
 /// Words that one instruction moves: 4, 8 or 16 bytes, aligned to their size.
@@ -84,10 +97,7 @@ __device__ inline void store_run(const float (&in)[N], int64_t left, bool wide, 
       if constexpr (sizeof(T) == 4) {
         words.at[w] = float_bits(in[at]);
       } else {
-        T low, high;
-        narrow(in[2 * at], &low);
-        narrow(in[2 * at + 1], &high);
-        words.at[w] = low.bits | static_cast<uint32_t>(high.bits) << 16;
+        words.at[w] = narrow_pair(in[2 * at], in[2 * at + 1], to);
       }
     }
     *reinterpret_cast<Words<kPiece>*>(reinterpret_cast<uint32_t*>(to) + p * kPiece) = words;

@@ -34,7 +34,7 @@ struct Nf4GemvArgs {
   const uint8_t* codes;  // [ceil(rows · cols / 2)]
   Nf4Scales scales;
   FourBitType type;
-  int64_t block_size;  // even
+  int64_t block_size;  // a power of two
   int64_t rows;
   int64_t cols;
   GemvVectors vectors;
@@ -74,8 +74,8 @@ struct WordGemvArgs {
   void* stream = nullptr;
 };
 
-/// Splits that give a device with so many multiprocessors at least four blocks each, where the
-/// columns suffice.
+/// Splits that keep a device with so many multiprocessors busy, three blocks on each: the fewest
+/// with which the last round of blocks leaves the least idle, as far as the columns suffice.
 int64_t word_gemv_splits(WordLayout layout, int64_t rows, int64_t cols, int multiprocessors);
 
 namespace cpu {

@@ -46,11 +46,17 @@ void gemv_rows(const GemvVectors& v, int64_t rows, int64_t cols, const Decode& d
 }  // namespace
 
 int64_t word_gemv_splits(WordLayout layout, int64_t rows, int64_t cols, int multiprocessors) {
-  constexpr int64_t kWarps = 8, kLeastOfWarp = 32;  // columns that are worth a warp
-  const int64_t rows_of_block = layout == WordLayout::kGptq ? 32 : 64;
+  constexpr int64_t kWarps = 8, kLeastOfWarp = 64;  // columns that are worth a warp
+  const int64_t rows_of_block = layout == WordLayout::kGptq ? 128 : 64;
   const int64_t blocks = (rows + rows_of_block - 1) / rows_of_block;
-  const int64_t wanted = (4 * int64_t{multiprocessors} + blocks - 1) / blocks;
-  return std::max<int64_t>(1, std::min(wanted, cols / (kWarps * kLeastOfWarp)));
+  const int64_t at_once = 3 * int64_t{multiprocessors};
+  if (blocks >= at_once) return 1;
+  const auto rounds = [&](int64_t splits) { return (blocks * splits + at_once - 1) / at_once; };
+  int64_t best = 1;
+  for (int64_t splits = 2; splits <= cols / (kWarps * kLeastOfWarp); ++splits) {
+    if (rounds(splits) * best < rounds(best) * splits) best = splits;  // rounds of 1 / splits each
+  }
+  return best;
 }
 
 void cpu::gemv_nf4(const Nf4GemvArgs& a) {

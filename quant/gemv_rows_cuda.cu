@@ -8,6 +8,7 @@
 #include "quant/affine_math.h"
 #include "quant/device_float.cuh"
 #include "quant/gemv_backend.h"
+#include "quant/runs.cuh"
 #include "quant/word_math.h"
 
 namespace qlora::quant {
@@ -17,11 +18,9 @@ using qlora::cuda::check;
 using qlora::cuda::kWarpSize;
 using qlora::cuda::warp_sum;
 
-constexpr int kWarps = 4;         // of a block: small blocks, so that few rows fill a device
-constexpr int kRowsOfWarp = 2;    // they share the loads of x
-constexpr int kMostTokens = 4;    // that share the loads of a weight
-constexpr int kTableLevels = 16;  // of NF4 and FP4, in shared memory: sixteen banks, no conflict
-constexpr int kRun = 8;           // numbers of x that a lane loads at once
+constexpr int kWarps = 4;       // of a block: small blocks, so that few rows fill a device
+constexpr int kRowsOfWarp = 2;  // they share the loads of x
+constexpr int kMostTokens = 4;  // that share the loads of a weight
 
 /// What a piece of 16 bytes of codes is multiplied with in the end, and its zero point.
 struct PieceGrid {
@@ -44,28 +43,22 @@ __device__ Words<4> turned(const Words<4>& p, int turn) {
 struct Nf4Rows {
   static constexpr int kPiece = 32;
   Nf4GemvArgs a;
+  Quotient blocks;
 
-  __device__ float table_entry(int code) const {
-    return four_bit_level(a.type, static_cast<uint8_t>(code));
-  }
+  __device__ void fill(LevelTable& table) const { table.fill(a.type); }
   __device__ const uint8_t* codes(int64_t row, int64_t k) const {
     return a.codes + (row * a.cols + k) / 2;
   }
   __device__ PieceGrid grid(int64_t row, int64_t k) const {
-    return {nf4_scale(a.scales, (row * a.cols + k) / a.block_size), 0};
+    return {nf4_scale(a.scales, blocks.of(row * a.cols + k)), 0};
   }
-  __device__ void decode(const Words<4>& piece, int run, PieceGrid, const float* table, int64_t,
-                         int64_t, float (&v)[kRun]) const {
-    const uint32_t word = piece.at[run];
-#pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-      const int shift = 8 * (i / 2) + (i % 2 == 0 ? 4 : 0);
-      v[i] = table[(word >> shift) & 15u];
-    }
+  __device__ void decode(const Words<4>& piece, int run, PieceGrid, const LevelTable& table,
+                         int64_t, int64_t, float (&v)[kRun]) const {
+    table.decode(piece.at[run], v);
   }
   __device__ float value(int64_t row, int64_t k) const {
     const int64_t i = row * a.cols + k;
-    return four_bit_level(a.type, four_bit_at(a.codes, i)) * nf4_scale(a.scales, i / a.block_size);
+    return four_bit_level(a.type, four_bit_at(a.codes, i)) * nf4_scale(a.scales, blocks.of(i));
   }
 };
 
@@ -75,8 +68,9 @@ template <int Bits, bool Ordered>
 struct AffineRows {
   static constexpr int kPiece = 128 / Bits;
   PackedAffineArgs a;
+  Quotient groups;
 
-  __device__ float table_entry(int) const { return 0; }
+  __device__ void fill(LevelTable&) const {}
   __device__ const uint8_t* codes(int64_t row, int64_t k) const {
     return a.codes + row * a.row_bytes + k * Bits / 8;
   }
@@ -86,15 +80,15 @@ struct AffineRows {
   }
   __device__ PieceGrid grid(int64_t row, int64_t k) const {
     if constexpr (Ordered) return {1, 0};
-    return group_grid(row, k / a.group_size);
+    return group_grid(row, groups.of(k));
   }
-  __device__ void decode(const Words<4>& piece, int run, PieceGrid grid, const float*, int64_t row,
-                         int64_t k, float (&v)[kRun]) const {
+  __device__ void decode(const Words<4>& piece, int run, PieceGrid grid, const LevelTable&,
+                         int64_t row, int64_t k, float (&v)[kRun]) const {
 #pragma unroll
     for (int i = 0; i < kRun; ++i) {
       const int bit = (run * kRun + i) * Bits;
       const uint32_t code = (piece.at[bit / 32] >> (bit % 32)) & ((1u << Bits) - 1);
-      const float raised = bits_float(0x4B000000u | code);
+      const float raised = raised_code(code);
       if constexpr (Ordered) {
         const PieceGrid own = group_grid(row, a.group_of[k + i]);
         v[i] = own.scale * (raised - own.centre);
@@ -104,7 +98,7 @@ struct AffineRows {
     }
   }
   __device__ float value(int64_t row, int64_t k) const {
-    const PieceGrid own = group_grid(row, a.group_of != nullptr ? a.group_of[k] : k / a.group_size);
+    const PieceGrid own = group_grid(row, a.group_of != nullptr ? a.group_of[k] : groups.of(k));
     const uint8_t code = packed_code(a.codes + row * a.row_bytes, k, a.two_a_byte);
     return own.scale * (static_cast<float>(code) - (own.centre - kWordCentre));
   }
@@ -121,9 +115,8 @@ struct AffineRows {
 template <class Rows, class X, int Tokens>
 __global__ void __launch_bounds__(kWarps* kWarpSize, Tokens == 1 ? 6 : 3)
     gemv_rows_kernel(Rows w, int64_t rows, int64_t cols, const X* x, X* y, int64_t tokens) {
-  __shared__ float table[kTableLevels];
-  if (threadIdx.x < kTableLevels) table[threadIdx.x] = w.table_entry(threadIdx.x);
-  __syncthreads();
+  __shared__ LevelTable table;
+  w.fill(table);
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int64_t warp = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarpSize;
   const int64_t first = warp * kRowsOfWarp, token = int64_t{blockIdx.y} * Tokens;
@@ -131,16 +124,29 @@ __global__ void __launch_bounds__(kWarps* kWarpSize, Tokens == 1 ? 6 : 3)
   constexpr int kRuns = Rows::kPiece / kRun;
   const int turn = lane / (64 / Rows::kPiece) % kRuns;  // 64 numbers of 16 bits: all banks
   float sum[kRowsOfWarp][Tokens] = {};
-  for (int64_t k = lane * Rows::kPiece; k < cols; k += kWarpSize * Rows::kPiece) {
+  // The next pieces and their scales are on their way while these are multiplied.
+  constexpr int64_t kStride = kWarpSize * Rows::kPiece;
+  Words<4> next[kRowsOfWarp] = {};
+  PieceGrid next_grid[kRowsOfWarp] = {};
+  const auto fetch = [&](int64_t k) {
+#pragma unroll
+    for (int r = 0; r < kRowsOfWarp; ++r) {  // past the end: the last row again
+      const int64_t row = first + r < rows ? first + r : rows - 1;
+      next[r] = load_words<4>(w.codes(row, k));
+      next_grid[r] = w.grid(row, k);
+    }
+  };
+  if (lane * Rows::kPiece < cols) fetch(lane * Rows::kPiece);
+  for (int64_t k = lane * Rows::kPiece; k < cols; k += kStride) {
     Words<4> piece[kRowsOfWarp];
     PieceGrid grid[kRowsOfWarp];
     float part[kRowsOfWarp][Tokens] = {};
 #pragma unroll
-    for (int r = 0; r < kRowsOfWarp; ++r) {  // past the end: the last row again
-      const int64_t row = first + r < rows ? first + r : rows - 1;
-      piece[r] = turned<kRuns>(load_words<4>(w.codes(row, k)), turn);
-      grid[r] = w.grid(row, k);
+    for (int r = 0; r < kRowsOfWarp; ++r) {
+      piece[r] = turned<kRuns>(next[r], turn);
+      grid[r] = next_grid[r];
     }
+    if (k + kStride < cols) fetch(k + kStride);
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
       const int64_t at = k + (run + turn) % kRuns * kRun;
@@ -222,14 +228,15 @@ void launch_packed(const PackedGemvArgs& a) {
   using Runs = AffineRows<Bits, false>;
   const PackedAffineArgs& w = a.weight;
   const auto stream = static_cast<cudaStream_t>(a.stream);
+  const Quotient groups(w.group_of == nullptr ? w.group_size : 1);
   const bool wide = w.cols % Runs::kPiece == 0 && w.row_bytes % 16 == 0 &&
                     is_aligned(w.codes, 16) && is_aligned(a.vectors.x, 16);
   if (wide && w.group_of != nullptr) {
-    launch_wide(AffineRows<Bits, true>{w}, w.rows, w.cols, a.vectors, stream);
+    launch_wide(AffineRows<Bits, true>{w, groups}, w.rows, w.cols, a.vectors, stream);
   } else if (wide && w.group_size % Runs::kPiece == 0) {
-    launch_wide(Runs{w}, w.rows, w.cols, a.vectors, stream);
+    launch_wide(Runs{w, groups}, w.rows, w.cols, a.vectors, stream);
   } else {
-    launch_any(Runs{w}, w.rows, w.cols, a.vectors, stream);
+    launch_any(Runs{w, groups}, w.rows, w.cols, a.vectors, stream);
   }
 }
 
@@ -241,9 +248,9 @@ void cuda::gemv_nf4(const Nf4GemvArgs& a) {
   const auto stream = static_cast<cudaStream_t>(a.stream);
   if (a.cols % kPiece == 0 && a.block_size % kPiece == 0 && is_aligned(a.codes, 16) &&
       is_aligned(a.vectors.x, 16)) {
-    launch_wide(Nf4Rows{a}, a.rows, a.cols, a.vectors, stream);
+    launch_wide(Nf4Rows{a, Quotient(a.block_size)}, a.rows, a.cols, a.vectors, stream);
   } else {
-    launch_any(Nf4Rows{a}, a.rows, a.cols, a.vectors, stream);
+    launch_any(Nf4Rows{a, Quotient(a.block_size)}, a.rows, a.cols, a.vectors, stream);
   }
 }
 

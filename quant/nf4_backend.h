@@ -14,7 +14,7 @@ struct Nf4DequantArgs {
   const uint8_t* codes;  // of the whole matrix
   Nf4Scales scales;
   FourBitType type;
-  int64_t block_size;  // even
+  int64_t block_size;  // a power of two
   int64_t begin;
   int64_t count;
   void* out;  // [count]
@@ -28,7 +28,7 @@ struct Nf4QuantArgs {
   const void* in;  // [count]
   FloatKind in_kind;
   int64_t count;
-  int64_t block_size;  // even
+  int64_t block_size;  // a power of two
   FourBitType type;
   uint8_t* codes;            // [ceil(count / 2)]
   float* absmax;             // [ceil(count / block_size)]

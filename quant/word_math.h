@@ -8,13 +8,19 @@
 
 namespace qlora::quant {
 
-/// Code of bits [shift, shift + 4) less its zero point, exactly: 2^23 + code is a float of code's
-/// bits, so that no conversion is needed.
-///   centre    kWordCentre + zero point
+/// 2^23 + code, a float of the code's bits: no conversion is needed, of which a GPU does a quarter
+/// as many. Less kWordCentre + zero point it is code − zero point, exactly.
+///   Range     code below 2^23
 inline constexpr float kWordCentre = 8388608.0f;  // 2^23
 
+QLORA_HD float raised_code(uint32_t code) {
+  return bits_float(0x4B000000u | code);
+}
+
+/// Code of bits [shift, shift + 4) less its zero point, exactly.
+///   centre    kWordCentre + zero point
 QLORA_HD float centred_code(uint32_t word, int shift, float centre) {
-  return bits_float(0x4B000000u | ((word >> shift) & 15u)) - centre;
+  return raised_code((word >> shift) & 15u) - centre;
 }
 
 /// Bits of column or row `index` of the eight that share a word.

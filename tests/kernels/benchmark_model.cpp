@@ -162,7 +162,8 @@ trainer::UpdateScalars* add_scalars(Arrays& arrays) {
 
 PreparedCall prepare_gradient_norm(int64_t n) {
   const auto arrays = std::make_shared<Arrays>();
-  const std::vector<trainer::GradientRange> ranges(8, {arrays->add<float>(n / 8, 0.1f), n / 8});
+  std::vector<trainer::GradientRange> ranges;
+  for (int i = 0; i < 8; ++i) ranges.push_back({arrays->add<float>(n / 8, 0.1f), n / 8});
   const auto table = table_of(*arrays, ranges, trainer::kNormBlock);
   const trainer::GradientNormArgs args{
       table, nullptr, arrays->add<double>(trainer::norm_scratch_size(table.block_count), 0),

@@ -81,7 +81,7 @@ TEST_P(Blockwise8Kernel, TheFirstBlockThatIsNotFiniteIsFound) {
 
 TEST_P(Blockwise8Kernel, EveryCodeDecodesToItsLevel) {
   for (const DynamicMap map : kMaps) {
-    for (const int64_t count : {1, 256, 256 * 5 + 100}) {
+    for (const int64_t count : {1, 256, 256 * 5 + 100, 8192 * 2 + 77}) {
       std::vector<uint8_t> codes(count);
       for (int64_t i = 0; i < count; ++i) codes[i] = static_cast<uint8_t>(i);
       const auto absmax = testing::normal_values((count + 63) / 64, 9, 2.0f);

@@ -214,6 +214,7 @@ TEST_P(GemvKernel, GptqWords) {
     for (const int64_t tokens : {1, 5}) {
       words(WordLayout::kGptq, 40, 256, tokens, 32, is_ordered, true);
       words(WordLayout::kGptq, 96, 1032, tokens, 1032, is_ordered, false, 3);
+      words(WordLayout::kGptq, 168, 64, tokens, 32, is_ordered, false);
     }
   }
   words(WordLayout::kGptq, 8, 8, 1, 8, false, true);
@@ -231,9 +232,9 @@ TEST_P(GemvKernel, AwqWords) {
 }
 
 TEST(GemvSplits, FillADeviceWhereTheColumnsSuffice) {
-  EXPECT_EQ(word_gemv_splits(WordLayout::kGptq, 4096, 4096, 132), 5);
-  EXPECT_EQ(word_gemv_splits(WordLayout::kAwq, 4096, 4096, 132), 9);
-  EXPECT_EQ(word_gemv_splits(WordLayout::kAwq, 4096, 512, 132), 2);  // no more columns
+  EXPECT_EQ(word_gemv_splits(WordLayout::kGptq, 11008, 4096, 132), 4);  // 344 of 396 blocks
+  EXPECT_EQ(word_gemv_splits(WordLayout::kAwq, 4096, 8192, 132), 6);
+  EXPECT_EQ(word_gemv_splits(WordLayout::kAwq, 4096, 1024, 132), 2);  // no more columns
   EXPECT_EQ(word_gemv_splits(WordLayout::kGptq, 128256, 4096, 108), 1);
   EXPECT_EQ(word_gemv_splits(WordLayout::kGptq, 8, 8, 132), 1);
 }

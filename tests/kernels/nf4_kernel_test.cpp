@@ -135,6 +135,7 @@ TEST_P(Nf4DequantizeKernel, RangesMayBeginAndEndInsideAByte) {
   for (const int64_t begin : {0, 1, 62, 511}) {
     for (const int64_t count : {1, 2, 700, 1025})
       expect_range(2000, begin, count, FourBitType::kNf4, true);
+    expect_range(10000, begin, 9000, FourBitType::kNf4, true);
   }
 }
 

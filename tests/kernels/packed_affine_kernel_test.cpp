@@ -21,18 +21,19 @@ void dequantize(BackEnd back_end, const Fp8DequantArgs& args) {
 
 enum class Order { kGroupsInARow, kActOrder };
 
-/// A matrix in groups of 32, and its elements straight from affine_math.h.
+/// A matrix in groups, and its elements straight from affine_math.h.
 class PackedAffineKernel : public testing::KernelTest {
  protected:
-  void expect_matrix(int64_t rows, int64_t cols, bool two_a_byte, FloatKind scale_kind,
-                     Order order) {
-    const int64_t groups = cols / 32, row_bytes = two_a_byte ? (cols + 1) / 2 : cols;
+  void expect_matrix(int64_t rows, int64_t cols, bool two_a_byte, FloatKind scale_kind, Order order,
+                     int64_t group_size = 32) {
+    const int64_t groups = cols / group_size, row_bytes = two_a_byte ? (cols + 1) / 2 : cols;
     const auto codes = testing::random_bytes(rows * row_bytes, 1);
     const auto zeros = testing::random_bytes(rows * groups, 2);
     Numbers scales(scale_kind, testing::normal_values(rows * groups, 3, 0.1f));
     std::vector<int32_t> group_of(cols);
     for (int64_t k = 0; k < cols; ++k) {
-      group_of[k] = static_cast<int32_t>(order == Order::kActOrder ? k * 7 % groups : k / 32);
+      group_of[k] =
+          static_cast<int32_t>(order == Order::kActOrder ? k * 7 % groups : k / group_size);
     }
     Numbers want(kind(), rows * cols);
     for (int64_t i = 0; i < rows * cols; ++i) {
@@ -56,7 +57,7 @@ class PackedAffineKernel : public testing::KernelTest {
                             .rows = rows,
                             .cols = cols,
                             .groups = groups,
-                            .group_size = 32,
+                            .group_size = group_size,
                             .out = out.data(),
                             .out_kind = kind()});
     EXPECT_TRUE(same_bits(out.values(), want)) << rows << " x " << cols;
@@ -70,8 +71,16 @@ TEST_P(PackedAffineKernel, EveryElementIsTheMath) {
         expect_matrix(1, 32, two_a_byte, scale_kind, order);
         expect_matrix(5, 96, two_a_byte, scale_kind, order);
         expect_matrix(8, 128, two_a_byte, scale_kind, order);
+        expect_matrix(9, 45, two_a_byte, scale_kind, order, 15);  // no row is aligned
+        expect_matrix(4, 24, two_a_byte, scale_kind, order, 12);  // a run lies in two groups
       }
     }
+  }
+}
+
+TEST_P(PackedAffineKernel, BlocksAreManyAndTheLastIsRagged) {
+  for (const bool two_a_byte : {false, true}) {
+    expect_matrix(33, 512, two_a_byte, FloatKind::kF16, Order::kGroupsInARow, 128);
   }
 }
 
@@ -79,24 +88,23 @@ class Fp8Kernel : public testing::KernelTest {};
 
 TEST_P(Fp8Kernel, EveryCodeIsTheMath) {
   for (const bool scale_per_row : {false, true}) {
-    for (const int64_t rows : {1, 2, 7}) {
-      constexpr int64_t kCols = 254;  // the codes that are numbers
-      std::vector<uint8_t> codes(rows * kCols);
-      for (int64_t i = 0; i < rows * kCols; ++i) {
-        const auto code = static_cast<uint8_t>(i % kCols);
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 254}, {7, 254}, {33, 512}}) {
+      std::vector<uint8_t> codes(rows * cols);
+      for (int64_t i = 0; i < rows * cols; ++i) {
+        const auto code = static_cast<uint8_t>(i % 254);  // the codes that are numbers
         codes[i] = static_cast<uint8_t>(code < 0x7F ? code : code + 1);
       }
       const auto scales = testing::normal_values(scale_per_row ? rows : 1, 4, 0.5f);
-      Numbers want(kind(), rows * kCols);
-      for (int64_t i = 0; i < rows * kCols; ++i) {
-        want.set(i, fp8_to_float(codes[i]) * scales[scale_per_row ? i / kCols : 0]);
+      Numbers want(kind(), rows * cols);
+      for (int64_t i = 0; i < rows * cols; ++i) {
+        want.set(i, fp8_to_float(codes[i]) * scales[scale_per_row ? i / cols : 0]);
       }
       auto device_codes = array(codes);
       auto device_scales = array(scales);
-      Numbers nothing(kind(), rows * kCols);
+      Numbers nothing(kind(), rows * cols);
       auto out = numbers(nothing);
       dequantize(back_end(), Fp8DequantArgs{device_codes.data(), device_scales.data(),
-                                            scale_per_row, rows, kCols, out.data(), kind()});
+                                            scale_per_row, rows, cols, out.data(), kind()});
       EXPECT_TRUE(same_bits(out.values(), want)) << rows;
     }
   }
