@@ -4,6 +4,7 @@
 
 #include "cli/output.h"
 #include "cli/run_shape.h"
+#include "core/cuda/device.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/progress.h"
@@ -20,6 +21,16 @@ int64_t adapted_linears(const std::vector<model::PlannedLinear>& linears) {
   int64_t count = 0;
   for (const model::PlannedLinear& linear : linears) count += linear.rank > 0 ? 1 : 0;
   return count;
+}
+
+/// Memory that is left where the run trains; 0: not known.
+uint64_t available_bytes(const model::PlanShape& shape) {
+  if (shape.device == model::PlanDevice::kCpu) return available_memory_bytes();
+  try {
+    return static_cast<uint64_t>(cuda::device_info(0).free_bytes);
+  } catch (const DeviceError&) {  // a plan for a device that is not here
+    return 0;
+  }
 }
 
 }  // namespace
@@ -53,7 +64,7 @@ Plan make_plan(const configs::RunConfig& config, const data::TrainingData& data)
                 {"total_steps", trainer::total_steps(config.training, batches.steps_per_epoch())},
                 {"micro_batch_tokens", plan.shape.train.tokens},
                 {"estimated_bytes", plan.memory.total()},
-                {"available_bytes", available_memory_bytes()},
+                {"available_bytes", available_bytes(plan.shape)},
                 {"output_dir", config.training.output_dir}};
   if (quantization) plan.facts["quantization"] = io::describe(quantization->common_form());
   return plan;
@@ -66,12 +77,13 @@ std::string plan_text(const Plan& plan) {
                                ? fmt::format(" ({})", f["quantization"].get<std::string>())
                            : f["load_in_4bit"].get<bool>() ? " in 4 bits"
                                                            : "";
+  const auto available = f["available_bytes"].get<uint64_t>();
   return fmt::format(
       "model   {}: {} parameters, {} frozen{}\n"
       "lora    {} in {} linears\n"
       "data    {} examples, {} tokens, {} learnt; {} for evaluation\n"
       "steps   {} ({} an epoch), at most {} tokens in a micro-batch\n"
-      "memory  about {} at the peak, {} available\n"
+      "memory  about {} at the peak{}\n"
       "output  {}",
       f["model"].get<std::string>(), number("base_parameters"),
       bytes_text(f["frozen_bytes"].get<uint64_t>()), held, plan.trainable_summary,
@@ -79,7 +91,8 @@ std::string plan_text(const Plan& plan) {
       number("train_target_tokens"), number("eval_examples"), number("total_steps"),
       number("steps_per_epoch"), number("micro_batch_tokens"),
       bytes_text(f["estimated_bytes"].get<uint64_t>()),
-      bytes_text(f["available_bytes"].get<uint64_t>()), f["output_dir"].get<std::string>());
+      available > 0 ? fmt::format(", {} available", bytes_text(available)) : "",
+      f["output_dir"].get<std::string>());
 }
 
 void show_plan(const Plan& plan, RunLog& log) {

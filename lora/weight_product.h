@@ -8,7 +8,8 @@ namespace qlora::lora {
 
 // Products with a frozen weight W [N, K], whatever its form. On the CPU a quantized weight is
 // decoded whole into one buffer and multiplied by lora/product.h; on a CUDA device it is decoded
-// tile by tile beside the product (lora/tiled_weight.h). No graph is recorded.
+// tile by tile beside the product (lora/tiled_weight.h), or, for at most four rows of x, multiplied
+// straight from its 4 or 8 bit codes (quant/gemv.h). No graph is recorded.
 //   x, dy     [T, K] and [T, N] f32, f16 or bf16, where the weight is
 //   Numerics  bounded, in the type of x; on a device a sum over tiles is rounded once a tile
 //   throws    ShapeError where the widths do not fit; DeviceError for tensors on several devices

@@ -27,9 +27,16 @@ void set_precision() {
   context.setAllowBF16ReductionCuBLAS(false);
 }
 
+/// cuDNN plans attention anew for every length that it has not seen, tens of milliseconds each:
+/// packed rows and a growing cache bring a new one all the time. Flash attention needs no plan.
+void set_attention() {
+  at::globalContext().setSDPUseCuDNN(false);
+}
+
 torch::Device open_cuda() {
   cuda::open_module();
   set_precision();
+  set_attention();
   return {torch::kCUDA, 0};
 }
 

@@ -34,6 +34,21 @@ void check_out(const torch::Tensor& out, int64_t rows, int64_t cols, const torch
               codes.device().str());
 }
 
+GemvVectors gemv_vectors(const torch::Tensor& codes, int64_t rows, int64_t cols,
+                         const torch::Tensor& x, const torch::Tensor& y) {
+  const bool fits = x.dim() == 2 && x.size(1) == cols && x.is_contiguous();
+  QLORA_CHECK(fits, ShapeError, "[quant] x has shape {}{}, allowed a contiguous [T, {}]",
+              shape_text(x), x.is_contiguous() ? "" : " (not contiguous)", cols);
+  check_out(y, x.size(0), rows, codes);
+  QLORA_CHECK(x.scalar_type() == y.scalar_type(), ValueError,
+              "[quant] x is {} and y {}, allowed one type", c10::toString(x.scalar_type()),
+              c10::toString(y.scalar_type()));
+  QLORA_CHECK(x.device() == codes.device(), DeviceError,
+              "[quant] x is on {}, allowed {}, where the weight is", x.device().str(),
+              codes.device().str());
+  return {x.const_data_ptr(), y.mutable_data_ptr(), x.size(0), float_kind(x.scalar_type())};
+}
+
 int64_t first_bad_element(const torch::Tensor& flat, int64_t block_size,
                           const torch::Tensor& first_bad_block) {
   const int64_t block = first_bad_block.item<int64_t>();

@@ -8,6 +8,7 @@
 #include "core/device.h"
 #include "core/error.h"
 #include "quant/blockwise8_backend.h"
+#include "quant/gemv_backend.h"
 
 namespace qlora::quant {
 
@@ -43,6 +44,14 @@ void check_f32(const torch::Tensor& weight);
 ///   throws      ShapeError where out is not contiguous or of another size; DeviceError where the
 ///               codes are neither on the CPU nor on CUDA, or out is elsewhere
 void check_out(const torch::Tensor& out, int64_t rows, int64_t cols, const torch::Tensor& codes);
+
+/// Input and output of a product straight from codes.
+///   rows, cols  of the weight
+///   codes       of the weight
+///   throws      ShapeError where x is not [T, cols], y not [T, rows], or one not contiguous;
+///               ValueError where their types differ; DeviceError as check_out
+GemvVectors gemv_vectors(const torch::Tensor& codes, int64_t rows, int64_t cols,
+                         const torch::Tensor& x, const torch::Tensor& y);
 
 /// throws E for bits that no affine grid has
 template <class E>

@@ -7,6 +7,7 @@
 
 #include "quant/blockwise8.h"
 #include "quant/checks.h"
+#include "quant/gemv.h"
 #include "quant/nf4_backend.h"
 #include "quant/queue_rows.h"
 
@@ -149,6 +150,21 @@ void dequantize_nf4_rows_into(const Nf4Tensor& t, int64_t row_begin, int64_t row
 void queue_rows(const Nf4Tensor& t, int64_t first_row, int64_t rows, void* out, FloatKind kind,
                 void* stream) {
   cuda::dequantize_nf4(dequant_args(t, first_row, rows, out, kind, stream));
+}
+
+void gemv_into(const Nf4Tensor& weight, const torch::Tensor& x, const torch::Tensor& y) {
+  const GemvVectors vectors = gemv_vectors(weight.codes, weight.rows(), weight.cols(), x, y);
+  const c10::OptionalDeviceGuard guard(weight.device());
+  const auto all = dequant_args(weight, 0, weight.rows(), nullptr, vectors.kind, nullptr);
+  const Nf4GemvArgs args{.codes = all.codes,
+                         .scales = all.scales,
+                         .type = all.type,
+                         .block_size = all.block_size,
+                         .rows = weight.rows(),
+                         .cols = weight.cols(),
+                         .vectors = vectors,
+                         .stream = stream_of(x)};
+  weight.is_cuda() ? cuda::gemv_nf4(args) : cpu::gemv_nf4(args);
 }
 
 void dequantize_nf4_into(const Nf4Tensor& t, const torch::Tensor& out) {

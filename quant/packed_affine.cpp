@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "quant/affine_math.h"
 #include "quant/checks.h"
+#include "quant/gemv.h"
 #include "quant/packed_affine_backend.h"
 #include "quant/queue_rows.h"
 
@@ -109,6 +110,16 @@ void dequantize_packed_into(const PackedAffine& t, const torch::Tensor& out) {
   } else {
     cpu::dequantize_packed(args);
   }
+}
+
+void gemv_into(const PackedAffine& weight, const torch::Tensor& x, const torch::Tensor& y) {
+  const GemvVectors vectors = gemv_vectors(weight.codes, weight.rows(), weight.cols(), x, y);
+  const c10::OptionalDeviceGuard guard(weight.codes.device());
+  const PackedGemvArgs args{
+      .weight = dequant_args(weight, 0, weight.rows(), nullptr, vectors.kind, nullptr),
+      .vectors = vectors,
+      .stream = stream_of(x)};
+  weight.is_cuda() ? cuda::gemv_packed(args) : cpu::gemv_packed(args);
 }
 
 void queue_rows(const PackedAffine& t, int64_t first_row, int64_t rows, void* out, FloatKind kind,

@@ -34,7 +34,7 @@ std::vector<qlora::cuda::PagedArena::Chunk> arena_chunks(const StatePlan& plan) 
 }
 
 qlora::cuda::Paging paging_of(DeviceStates states) {
-  return states == DeviceStates::kPaged8bit ? qlora::cuda::Paging::kWhereConcurrent
+  return states == DeviceStates::kPaged8bit ? qlora::cuda::Paging::kWhenShort
                                             : qlora::cuda::Paging::kNever;
 }
 
@@ -245,6 +245,7 @@ void DeviceUpdate::upload_tables(std::span<const UpdateTensor> tensors, cudaStre
 }
 
 void DeviceUpdate::queue(const float* loss, cudaStream_t stream) {
+  arena_.look_for_room();
   const size_t ahead = std::min(kLookAhead, arena_.chunk_count());
   for (size_t chunk = 0; chunk < ahead; ++chunk) arena_.prefetch(chunk);
   gradient_norm({.gradients = gradients_,

@@ -19,8 +19,9 @@ namespace qlora::trainer::cuda {
 /// number of tensors. 8-bit states lie in one arena, 32-bit states always stay on the device.
 ///   Scalars   what changes from step to step lies in device memory (UpdateScalars); the host reads
 ///             norm and applied back, once a step
-///   Paging    chunk c + 2 is prefetched before the update of chunk c is queued, chunk c is evicted
-///             after its update
+///   Paging    chunk c + 2 is prefetched before the update of chunk c is queued; where the device
+///   is
+///             short of memory chunk c is evicted after its update, else it stays
 ///   Stream    its own, which the caller's is joined to by events on both sides: the default
 ///   stream,
 ///             which is libtorch's, cannot be captured

@@ -65,6 +65,7 @@ nlohmann::json result_json(const TrainResult& result) {
                          {"target_tokens", result.target_tokens},
                          {"seconds", result.seconds},
                          {"peak_rss_bytes", result.peak_rss_bytes}};
+  if (result.peak_device_bytes) json["peak_device_bytes"] = *result.peak_device_bytes;
   json["loaded_step"] = result.loaded_step ? nlohmann::json(*result.loaded_step) : nullptr;
   json["seconds_to_first_step"] = result.seconds_to_first_step
                                       ? nlohmann::json(*result.seconds_to_first_step)
@@ -78,6 +79,9 @@ std::string summary_text(const TrainResult& result) {
       result.total_steps, result.tokens, duration_text(result.seconds),
       rate_text(result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0.0),
       bytes_text(result.peak_rss_bytes));
+  if (result.peak_device_bytes) {
+    text += fmt::format(", on the device {}", bytes_text(*result.peak_device_bytes));
+  }
   if (result.seconds_to_first_step) {
     text += fmt::format("\nstart to first step {}", duration_text(*result.seconds_to_first_step));
   }

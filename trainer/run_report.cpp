@@ -57,10 +57,15 @@ std::string settings(const TrainOptions& options, const RunFacts& facts) {
 
 /// What was measured beside what the plan said before anything was loaded.
 std::string memory_text(const TrainResult& result, const RunFacts& facts) {
-  const std::string measured = bytes_text(result.peak_rss_bytes);
-  if (facts.planned_bytes == 0 || result.peak_rss_bytes == 0) return measured;
-  const double ratio =
-      static_cast<double>(facts.planned_bytes) / static_cast<double>(result.peak_rss_bytes);
+  // The plan is one of the device that trains.
+  const auto used = result.peak_device_bytes ? static_cast<uint64_t>(*result.peak_device_bytes)
+                                             : result.peak_rss_bytes;
+  std::string measured = bytes_text(used);
+  if (result.peak_device_bytes) {
+    measured += fmt::format(" on the device, {} on the host", bytes_text(result.peak_rss_bytes));
+  }
+  if (facts.planned_bytes == 0 || used == 0) return measured;
+  const double ratio = static_cast<double>(facts.planned_bytes) / static_cast<double>(used);
   return fmt::format("{}; planned {} ({:+.0f}%)", measured, bytes_text(facts.planned_bytes),
                      100 * (ratio - 1));
 }

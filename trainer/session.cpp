@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/cuda/device.h"
 #include "core/error.h"
 #include "core/memory.h"
 #include "core/signals.h"
@@ -239,7 +240,11 @@ TrainResult Session::result() const {
           .target_tokens = progress_.target_tokens,
           .seconds = progress_.seconds,
           .seconds_to_first_step = recorder_->seconds_to_first_step(),
-          .peak_rss_bytes = peak_rss_bytes()};
+          .peak_rss_bytes = peak_rss_bytes(),
+          .peak_device_bytes =
+              state_.model.device().is_cuda()
+                  ? std::optional(cuda::memory_use(state_.model.device().index()).peak_bytes)
+                  : std::nullopt};
 }
 
 }  // namespace qlora::trainer

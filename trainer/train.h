@@ -32,6 +32,7 @@ struct TrainResult {
   double seconds = 0;                           // of all steps of all sessions
   std::optional<double> seconds_to_first_step;  // from the start of the process
   uint64_t peak_rss_bytes = 0;
+  std::optional<int64_t> peak_device_bytes;  // of the tensors on a CUDA device
 };
 
 /// Optimizer steps of a run: max_steps, else num_train_epochs rounded up to whole steps.

@@ -1,4 +1,4 @@
-"""The Python stack's side of the comparison: bitsandbytes NF4 with double quantization, peft, transformers, on the CPU.
+"""The Python stack's side of the comparison: bitsandbytes NF4 with double quantization, peft, transformers, on the CPU or a GPU.
 
 One JSON object a line on stdout, flushed: {"event": "step", "step", "loss", "tokens", "seconds", "cpu_seconds"} for every
 optimizer step, then {"event": "end", ...}. Step i trains on blocks 4i .. 4i+3; the loss is the mean over all next tokens.
@@ -31,11 +31,19 @@ def load(arguments):
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
     base = AutoModelForCausalLM.from_pretrained(
-        arguments.model, dtype=dtype, quantization_config=quantization, device_map="cpu"
+        arguments.model, dtype=dtype, quantization_config=quantization, device_map=arguments.device
     )
-    base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=arguments.checkpointing)
     base.config.use_cache = False
     return PeftModel.from_pretrained(base, arguments.init_adapter, is_trainable=True).train()
+
+
+def make_optimizer(arguments, parameters):
+    if arguments.optimizer == "adamw_torch":
+        return torch.optim.AdamW(parameters, lr=arguments.learning_rate, weight_decay=0.0)
+    import bitsandbytes
+
+    return bitsandbytes.optim.PagedAdamW8bit(parameters, lr=arguments.learning_rate, weight_decay=0.0)
 
 
 @torch.no_grad()
@@ -55,6 +63,9 @@ def main() -> None:
     parser.add_argument("--tokens", required=True)
     parser.add_argument("--init-adapter", required=True)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--optimizer", choices=("adamw_torch", "paged_adamw_8bit"), default="adamw_torch")
+    parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=4)
@@ -65,25 +76,30 @@ def main() -> None:
 
     torch.set_num_threads(arguments.threads)
     tokens = load_file(arguments.tokens)
-    heldout = tokens["heldout"][: arguments.heldout_blocks]
+    heldout = tokens["heldout"][: arguments.heldout_blocks] if arguments.heldout_blocks else []
     model = load(arguments)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=arguments.learning_rate, weight_decay=0.0)
+    optimizer = make_optimizer(arguments, parameters)
     ppl_before = perplexity(model, heldout) if len(heldout) else None
 
     for step in range(arguments.steps):
-        block = tokens["train"][arguments.batch * step :][: arguments.batch].long()
+        block = tokens["train"][arguments.batch * step :][: arguments.batch].long().to(arguments.device)
         wall, cpu = time.perf_counter(), time.process_time()
         loss = model(input_ids=block, labels=block).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        say("step", step=step + 1, loss=loss.item(), tokens=block.numel(),
+        value = loss.item()  # waits for the loss, not for the update behind it
+        if arguments.device == "cuda":
+            torch.cuda.synchronize()
+        say("step", step=step + 1, loss=value, tokens=block.numel(),
             seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
     ppl_after = perplexity(model, heldout) if len(heldout) else None
     if arguments.save:
         model.save_pretrained(arguments.save)
-    say("end", trainable_parameters=sum(p.numel() for p in parameters), perplexity_before=ppl_before, perplexity_after=ppl_after)
+    on_device = {"peak_device_bytes": torch.cuda.max_memory_allocated()} if arguments.device == "cuda" else {}
+    say("end", trainable_parameters=sum(p.numel() for p in parameters), perplexity_before=ppl_before, perplexity_after=ppl_after,
+        **on_device)
 
 
 if __name__ == "__main__":

@@ -25,4 +25,8 @@ void* current_stream(int device) {
   return table<CoreTable>().current_stream(device);
 }
 
+MemoryUse memory_use(int device) {
+  return table<CoreTable>().memory_use(device);
+}
+
 }  // namespace qlora::cuda

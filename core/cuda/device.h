@@ -30,15 +30,25 @@ void check_capability(const DeviceInfo& info);
 /// libtorch's current stream of a device (cudaStream_t), for the back ends' argument structs.
 void* current_stream(int device);
 
+/// What libtorch's tensors take of a device's memory. Blocks that its allocator keeps for later and
+/// what others allocate come on top.
+struct MemoryUse {
+  int64_t bytes;
+  int64_t peak_bytes;  // since the start of the process
+};
+
+MemoryUse memory_use(int device);
+
 /// What libqlora_cuda.so hands over for this folder.
 struct CoreTable {
   static constexpr const char* kSymbol = "qlora_core_cuda_table";
-  static constexpr uint32_t kVersion = 1;
+  static constexpr uint32_t kVersion = 2;
 
   TableHeader header;
   int (*device_count)();
   void (*device_info)(int device, DeviceInfo* info);
   void* (*current_stream)(int device);
+  MemoryUse (*memory_use)(int device);
 };
 
 }  // namespace qlora::cuda

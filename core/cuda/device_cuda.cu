@@ -36,7 +36,8 @@ void describe_device(int device, DeviceInfo* info) {
 constexpr CoreTable kTable = {{CoreTable::kVersion, sizeof(CoreTable)},
                               &count_devices,
                               &describe_device,
-                              &torch_current_stream};
+                              &torch_current_stream,
+                              &torch_memory_use};
 
 }  // namespace
 }  // namespace qlora::cuda

@@ -8,6 +8,8 @@
 namespace qlora::cuda {
 namespace {
 
+constexpr size_t kRoom = 16;  // a device with less than this part of its memory free is short of it
+
 bool has_concurrent_access(int device) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, cudaDevAttrConcurrentManagedAccess, device));
@@ -32,7 +34,9 @@ void check_chunks(const std::vector<PagedArena::Chunk>& chunks, size_t bytes) {
 PagedArena::PagedArena(size_t bytes, std::vector<Chunk> chunks, int device, Paging paging)
     : chunks_(std::move(chunks)),
       device_(device),
-      is_paged_(paging == Paging::kWhereConcurrent && has_concurrent_access(device)) {
+      paging_(paging),
+      is_paged_(paging != Paging::kNever && has_concurrent_access(device)),
+      is_evicting_(paging == Paging::kAlways) {
   check_chunks(chunks_, bytes);
   if (bytes == 0) return;
   if (is_paged_) {
@@ -47,6 +51,13 @@ PagedArena::PagedArena(size_t bytes, std::vector<Chunk> chunks, int device, Pagi
 
 std::byte* PagedArena::data() const {
   return static_cast<std::byte*>(is_paged_ ? managed_.get() : plain_.get());
+}
+
+void PagedArena::look_for_room() {
+  if (!is_paged_ || paging_ != Paging::kWhenShort) return;
+  size_t free_bytes = 0, total_bytes = 0;
+  check(cudaMemGetInfo(&free_bytes, &total_bytes));
+  is_evicting_ = free_bytes < total_bytes / kRoom;
 }
 
 void PagedArena::prefetch(size_t chunk) {
@@ -71,7 +82,7 @@ void PagedArena::acquire(size_t chunk, cudaStream_t stream) {
 }
 
 void PagedArena::release(size_t chunk, cudaStream_t stream) {
-  if (!is_paged_) return;
+  if (!is_paged_ || !is_evicting_) return;
   State& state = states_.at(chunk);
   if (state.where == Where::kHost) return;
   state.used.record(stream);

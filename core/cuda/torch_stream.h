@@ -1,9 +1,15 @@
 #pragma once
 
+#include "core/cuda/device.h"
+
 namespace qlora::cuda {
 
-/// libtorch's current stream of a device (cudaStream_t). The one function of the module that asks
-/// libtorch; it is compiled into libqlora_cuda.so alone, so that kernels need no libtorch.
+// What the module asks libtorch: compiled into libqlora_cuda.so alone, so that kernels need no
+// libtorch.
+
+/// libtorch's current stream of a device (cudaStream_t).
 void* torch_current_stream(int device);
+
+MemoryUse torch_memory_use(int device);
 
 }  // namespace qlora::cuda

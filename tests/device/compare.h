@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
-#include "tests/device/emulated_torch.h"
+#include "tests/device/torch_device.h"
 
 namespace qlora::testing {
 
@@ -22,10 +22,18 @@ inline void expect_same(const torch::Tensor& got, const torch::Tensor& want) {
       << "off by " << relative_error(got, want);
 }
 
-/// Tests on tensors of the emulated device; streams run in a random order of the same seed.
+inline constexpr torch::ScalarType kTypes[] = {torch::kFloat32, torch::kFloat16, torch::kBFloat16};
+
+/// Relative error of some roundings of one operation, in the type's unit; `units` of a half.
+inline double rounding_bound(torch::ScalarType dtype, int units) {
+  if (dtype == torch::kFloat32) return 1e-6;
+  return units * (dtype == torch::kFloat16 ? 1e-3 : 8e-3);
+}
+
+/// Tests on tensors of the device; where it is emulated, streams run in a random order of one seed.
 class DeviceTest : public ::testing::Test {
  protected:
-  void SetUp() override { emulated_cuda_of_torch().set_seed(1); }
+  void SetUp() override { set_order(1); }
 };
 
 }  // namespace qlora::testing

@@ -27,11 +27,10 @@ using testing::kDevice;
 using testing::relative_error;
 using torch::Tensor;
 
-/// Relative error of products whose tiles round their sums once each, in the type's unit: a sum of
-/// 60 to 100 terms in f32, one or two more roundings of a half.
+/// Of products whose tiles round their sums once each: a sum of 60 to 100 terms in f32, one or two
+/// more roundings of a half.
 double bound_of(torch::ScalarType dtype) {
-  if (dtype == torch::kFloat32) return 1e-6;
-  return dtype == torch::kFloat16 ? 2e-3 : 1.6e-2;
+  return testing::rounding_bound(dtype, 2);
 }
 
 /// A weight [96, 64] in each form that a base may have.
@@ -97,13 +96,32 @@ TEST_F(DeviceLora, ProductsWithEveryFormAreThoseOfTheCpu) {
   }
 }
 
+// A generated token's product: straight from the codes, no tile.
+TEST_F(DeviceLora, ProductsOfFewTokensAreThoseOfTheCpu) {
+  for (const auto dtype : {torch::kFloat32, torch::kFloat16, torch::kBFloat16}) {
+    for (const int64_t tokens : {1, 2, 4, 5}) {
+      const Tensor x = at::randn({tokens, 64}).to(dtype), to_y = at::randn({tokens, 96}).to(dtype);
+      for (const auto& [name, weight] : forms()) {
+        SCOPED_TRACE(fmt::format("{} in {}, {} tokens", name, c10::toString(dtype), tokens));
+        const FrozenWeight there = moved_to(weight, kDevice);
+        EXPECT_LE(relative_error(weight_product(x.to(kDevice), there), weight_product(x, weight)),
+                  bound_of(dtype));
+        const Tensor y = to_y.clone(), y_there = to_y.to(kDevice);
+        add_weight_product(y, x, weight);
+        add_weight_product(y_there, x.to(kDevice), there);
+        EXPECT_LE(relative_error(y_there, y), bound_of(dtype));
+      }
+    }
+  }
+}
+
 // Six tiles of 16 rows in two buffers. Streams run in a random order where nothing orders them, and
 // memory that is given back is filled with NaN.
 TEST_F(DeviceLora, ManyTilesGiveOneProductInEveryOrderOfStreams) {
   const auto all = forms();
   const Tensor x = at::randn({5, 64}), dy = at::randn({5, 96});
   for (uint64_t seed = 1; seed <= 6; ++seed) {
-    testing::emulated_cuda_of_torch().set_seed(seed);
+    testing::set_order(seed);
     TiledWeight tiles(kDevice, 2 * 16 * 64 * 4);
     for (const auto& [name, weight] : all) {
       if (!weight.is_quantized()) continue;
@@ -124,14 +142,15 @@ TEST_F(DeviceLora, ManyTilesGiveOneProductInEveryOrderOfStreams) {
 }
 
 TEST_F(DeviceLora, TilesAreDecodedOnAStreamOfTheirOwn) {
-  auto& device = testing::emulated_cuda_of_torch();
+  auto* const device = testing::open_torch_device();
+  if (device == nullptr) GTEST_SKIP() << "only the emulation tells what ran";
   const FrozenWeight weight = moved_to(forms()[1].second, kDevice);
   TiledWeight tiles(kDevice, 2 * 16 * 64 * 4);
   const Tensor x = at::randn({5, 64}).to(kDevice), y = at::empty({5, 96}, x.options());
-  device.clear_operations();
+  device->clear_operations();
   tiles.product(y, x, weight, Sum::kBegins);
   y.cpu();
-  const auto log = device.operations();
+  const auto log = device->operations();
   const auto is_decode = [](const Operation& o) {
     return o.kind == OperationKind::kKernel && o.name.find("dequantize_nf4") != std::string::npos;
   };

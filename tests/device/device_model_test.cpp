@@ -32,16 +32,13 @@ namespace {
 
 using testing::expect_same;
 using testing::kDevice;
+using testing::kTypes;
 using testing::relative_error;
 using torch::Tensor;
 
-/// Some roundings of one operation.
 double bound_of(torch::ScalarType dtype) {
-  if (dtype == torch::kFloat32) return 1e-6;
-  return dtype == torch::kFloat16 ? 1e-3 : 8e-3;
+  return testing::rounding_bound(dtype, 1);
 }
-
-constexpr torch::ScalarType kTypes[] = {torch::kFloat32, torch::kFloat16, torch::kBFloat16};
 
 using Op = std::function<Tensor(const std::vector<Tensor>&)>;
 
@@ -183,14 +180,16 @@ TEST_F(DeviceModel, OperationsOnTwoDevicesAreRefusedByName) {
   EXPECT_ERROR(DeviceError, target_loss_sum(x, at::randn({5, 8}), {0, 1, 2}), said);
 }
 
-TEST_F(DeviceModel, TheChoiceOfTheDeviceTurnsTf32Off) {
+TEST_F(DeviceModel, TheChoiceOfTheDeviceTurnsTf32AndCudnnsAttentionOff) {
   at::globalContext().setAllowTF32CuBLAS(true);
+  at::globalContext().setSDPUseCuDNN(true);
   const ChosenDevice chosen = choose_device(DeviceChoice::kCuda);
   EXPECT_EQ(chosen.device, kDevice);
   ASSERT_TRUE(chosen.notice.has_value());
   EXPECT_TRUE(chosen.notice->starts_with("device: ")) << *chosen.notice;
   EXPECT_FALSE(at::globalContext().allowTF32CuBLAS());
   EXPECT_FALSE(at::globalContext().allowTF32CuDNN());
+  EXPECT_FALSE(at::globalContext().userEnabledCuDNNSDP());
   EXPECT_EQ(at::globalContext().allowBF16ReductionCuBLAS(),
             at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK);
   EXPECT_EQ(choose_device(DeviceChoice::kAuto).device, kDevice);
@@ -323,7 +322,7 @@ TEST_P(DeviceFamily, OffloadedActivationsChangeNothing) {
   };
   const auto stays = run(false);
   for (uint64_t seed = 1; seed <= 3; ++seed) {
-    testing::emulated_cuda_of_torch().set_seed(seed);
+    testing::set_order(seed);
     const auto leaves = run(true);
     ASSERT_EQ(leaves.size(), stays.size());
     for (size_t i = 0; i < stays.size(); ++i) {

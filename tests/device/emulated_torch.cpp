@@ -1,5 +1,3 @@
-#include "tests/device/emulated_torch.h"
-
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -22,6 +20,7 @@
 #include <vector>
 
 #include "core/cuda/module.h"
+#include "tests/device/torch_device.h"
 
 namespace at {
 namespace {
@@ -248,13 +247,13 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
 
 }  // namespace
 
-emulation::EmulatedDevice& emulated_cuda_of_torch() {
+emulation::EmulatedDevice* open_torch_device() {
   static const bool is_told = [] {
     c10::SetAllocator(c10::kCUDA, &allocator());
     return true;
   }();
   (void)is_told;
-  return *runtime().device();
+  return runtime().device();
 }
 
 }  // namespace qlora::testing

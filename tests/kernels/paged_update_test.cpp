@@ -27,8 +27,18 @@ class PagedTest : public testing::KernelTest {
     if (auto* device = emulation::emulated_device()) {
       device->set_concurrent_managed_access(true);
       device->set_seed(1);
+      device->set_capacity(kCapacity);
     }
   }
+
+  /// The emulated device has this much memory left.
+  static void leave(size_t bytes) {
+    size_t free_bytes = 0, total_bytes = 0;
+    qlora::cuda::check(cudaMemGetInfo(&free_bytes, &total_bytes));
+    emulation::emulated_device()->set_capacity(total_bytes - free_bytes + bytes);
+  }
+
+  static constexpr size_t kCapacity = size_t{8} << 30;  // as at the start
 };
 
 bool is_prefetch(const Operation& o, int device) {
@@ -205,9 +215,30 @@ TEST_P(PagedTest, AStepIsTheHostsWhetherPagedOrNot) {
       EXPECT_EQ(update.replays(), !is_paged && t >= 2);  // with new scalars each time
     }
     const auto stats = update.paging_stats();
-    EXPECT_EQ(stats.bytes_in, is_paged ? 4 * update.paged_bytes() : 0);
-    EXPECT_EQ(stats.bytes_out, stats.bytes_in);
+    EXPECT_EQ(stats.bytes_in, is_paged ? update.paged_bytes() : 0);
+    EXPECT_EQ(stats.bytes_out, 0);  // there is room for them
   }
+}
+
+TEST_P(PagedTest, StatesGoBackWhileTheDeviceIsShortOfMemory) {
+  if (emulation::emulated_device() == nullptr) GTEST_SKIP() << "a device is not filled for a test";
+  const std::vector<int64_t> counts = {5000, 30, 4096};
+  DeviceUpdate update(counts, 0);
+  Steps steps(counts);
+  const qlora::cuda::Stream stream;
+  const int64_t bytes = update.paged_bytes();
+  const auto run = [&](int64_t t) {
+    steps.run(update, t, stream.get());
+    return update.paging_stats();
+  };
+  EXPECT_EQ(run(1).bytes_out, 0);
+  leave(1 << 10);
+  EXPECT_EQ(run(2).bytes_out, bytes);  // those that had stayed
+  EXPECT_EQ(run(3).bytes_out, 2 * bytes);
+  emulation::emulated_device()->set_capacity(kCapacity);
+  const auto stats = run(4);
+  EXPECT_EQ(stats.bytes_out, 2 * bytes);
+  EXPECT_EQ(stats.bytes_in, 3 * bytes);
 }
 
 TEST_P(PagedTest, ChunksComeBeforeTheirUpdateAndGoAfterIt) {
@@ -228,6 +259,7 @@ TEST_P(PagedTest, ChunksComeBeforeTheirUpdateAndGoAfterIt) {
     // A loss that is not finite: nothing is updated, so that the emulated kernels end at once.
     DeviceArray<float> loss(BackEnd::kCuda, {std::nanf("")});
     const qlora::cuda::Stream stream;
+    leave(kChunk / 4);
     device->clear_operations();
     update.step(tensors, adamw_step(1e-3, 0.9, 0.999, 1e-8, 0.1, 1), 1, 0, loss.data(),
                 stream.get());

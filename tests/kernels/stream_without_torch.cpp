@@ -2,9 +2,14 @@
 
 namespace qlora::cuda {
 
-/// Stands in for core/cuda/torch_stream.cpp where there is no libtorch: the default stream.
+/// Stands in for core/cuda/torch_stream.cpp where there is no libtorch: the default stream, and no
+/// tensors.
 void* torch_current_stream(int) {
   return nullptr;
+}
+
+MemoryUse torch_memory_use(int) {
+  return {};
 }
 
 }  // namespace qlora::cuda
