@@ -1,11 +1,12 @@
 #include "cli/qat_run.h"
 
 #include <filesystem>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "core/json_file.h"
-#include "exporter/fold_awq.h"
+#include "exporter/base_copy.h"
 #include "exporter/interrupted.h"
 #include "exporter/legality.h"
 #include "exporter/weight_grids.h"
@@ -35,23 +36,31 @@ void check_qat(const configs::RunConfig& config) {
   qat_preflight(config);
 }
 
-bool fold_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log) {
-  if (!config.qat.is_on() || !config.qat.awq_scales) return true;
+bool prepare_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log) {
+  exporter::QatOptions& qat = config.qat;
+  if (!qat.is_on() || (!qat.awq_scales && qat.start_from.empty())) return true;
   fs::path folder = fs::path(config.training.output_dir).lexically_normal();
   if (!folder.has_filename()) folder = folder.parent_path();
-  folder += "-awq-base";
+  folder += qat.awq_scales ? "-awq-base" : "-start-base";
   if (config.training.resume.empty() || !fs::exists(folder / "config.json")) {
+    const exporter::ExportSource source{.model_path = config.model_name_or_path,
+                                        .adapter = config.lora.init_adapter,
+                                        .compute_dtype = config.compute_dtype};
     try {
-      exporter::fold_awq(
-          {.model_path = config.model_name_or_path, .compute_dtype = config.compute_dtype}, rows,
-          config.exporting, folder, log);
+      if (qat.awq_scales) {
+        exporter::fold_awq(source, rows, config.exporting, folder, log);
+      } else {
+        exporter::move_base(source, qat.start_from, config.exporting, folder, log);
+      }
     } catch (const exporter::Interrupted&) {
       return false;
     }
   }
   log.notice(fmt::format("the base is {} from here on", folder.string()));
   config.model_name_or_path = folder.string();
-  config.qat.awq_scales = false;  // what the run trains on is scaled already
+  // What the run trains on is scaled or moved already.
+  qat.awq_scales = false;
+  if (!qat.start_from.empty()) qat.grid_from = std::exchange(qat.start_from, "");
   return true;
 }
 

@@ -17,11 +17,11 @@ namespace qlora::cli {
 ///             for a base that is quantized already
 void check_qat(const configs::RunConfig& config);
 
-/// Where qat.awq_scales asks for it: writes the scaled copy of the base and makes it the base of
-/// the configuration. A run that is resumed takes the copy that is there.
-///   returns   false where a signal ended the search
-///   throws    what exporter::fold_awq throws
-bool fold_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log);
+/// Where qat.awq_scales or qat.start_from asks for it: writes the scaled or moved copy of the base
+/// and makes it the base of the configuration. A run that is resumed takes the copy that is there.
+///   returns   false where a signal ended the work
+///   throws    what exporter/base_copy.h throws
+bool prepare_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log);
 
 /// Gives the model the grids that section qat trains on. They count from set_fake_quant on.
 ///   Requires  qat.is_on()

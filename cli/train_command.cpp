@@ -165,7 +165,7 @@ int train(const TrainArguments& arguments) {
   }
   show_plan(plan, log);
   const StopSignals signals;
-  if (!fold_base(config, data.train, log)) return stop_exit_code();
+  if (!prepare_base(config, data.train, log)) return stop_exit_code();
   const trainer::TrainResult result = run_training(config, data, plan, log);
   const int code = report(result, arguments, exports, log);
   if (code != 0 || !exports) return code;

@@ -87,22 +87,26 @@ quant::TensorMap pack_affine(ExportFormat format, const quant::AffineTensor& rou
 
 BlockQuantizer::BlockQuantizer(const Preflight& preflight, const ExportOptions& options,
                                const quant::Nf4Options& four_bit, torch::ScalarType dtype,
-                               const TrainedGrids& trained, const Preflight* awq_grid)
+                               const TrainedGrids& trained, const CopyPurpose& copy)
     : preflight_(preflight),
       options_(options),
       four_bit_(four_bit),
       dtype_(dtype),
       trained_(trained),
-      awq_grid_(awq_grid) {}
+      copy_(copy) {}
 
 QuantizedBlock BlockQuantizer::solve(int64_t index, const model::BlockLoader& loader,
                                      const MergedWeights& weights, CalibrationPass* pass) const {
-  if (awq_grid_ != nullptr) {
-    BlockWork scaled(index, loader, weights, *awq_grid_, four_bit_, dtype_);
+  if (copy_.awq_grid != nullptr) {
+    BlockWork scaled(index, loader, weights, *copy_.awq_grid, four_bit_, dtype_);
     fold_awq_scales(scaled, options_, *pass);
     return scaled.finish();
   }
   BlockWork work(index, loader, weights, preflight_, four_bit_, dtype_);
+  if (copy_.start != nullptr) {
+    move_into_cells(work, *copy_.start);
+    return work.finish();
+  }
   const QuantizationType type = preflight_.grid.type;
   if (preflight_.grid.is_trained) {
     solve_trained(work, trained_);

@@ -12,6 +12,7 @@
 #include "exporter/export_options.h"
 #include "exporter/merged_weights.h"
 #include "exporter/preflight.h"
+#include "exporter/start_codes.h"
 #include "exporter/weight_grids.h"
 #include "quant/affine.h"
 #include "quant/nf4.h"
@@ -65,6 +66,12 @@ struct QuantizedBlock {
 ///   Requires  a format of integer grids
 quant::TensorMap pack_affine(ExportFormat format, const quant::AffineTensor& rounded);
 
+/// Why weights are written in 16 bits that are not the model's own; at most one is not null.
+struct CopyPurpose {
+  const Preflight* awq_grid = nullptr;  // scaled as AWQ would for this grid
+  const StartCodes* start = nullptr;    // moved into the cells of these codes
+};
+
 /// Turns the merged weights of a block into what is written.
 ///   Sequence  gptq: q, k, v are rounded first, then o on what the rounded q, k, v make of the
 ///             samples, then gate and up, then down; awq and smoothquant look at the whole block
@@ -72,11 +79,11 @@ quant::TensorMap pack_affine(ExportFormat format, const quant::AffineTensor& rou
 class BlockQuantizer {
  public:
   /// dtype     of everything that is not quantized, kHalf or kBFloat16
-  /// awq_grid  not null: weights stay in 16 bits, scaled as AWQ would for this grid
   /// trained   what the grid of a run that trained on it is made of
+  /// copy      what a 16-bit copy is made for; nothing: weights are rounded to the preflight's grid
   BlockQuantizer(const Preflight& preflight, const ExportOptions& options,
                  const quant::Nf4Options& four_bit, torch::ScalarType dtype,
-                 const TrainedGrids& trained, const Preflight* awq_grid = nullptr);
+                 const TrainedGrids& trained, const CopyPurpose& copy = {});
 
   /// pass      at this block, left at its end; nullptr where the grid needs no calibration
   ///   throws  ValueError where weights or activations are not finite; Interrupted
@@ -89,7 +96,7 @@ class BlockQuantizer {
   quant::Nf4Options four_bit_;
   torch::ScalarType dtype_;
   const TrainedGrids& trained_;
-  const Preflight* awq_grid_;
+  CopyPurpose copy_;
 };
 
 }  // namespace qlora::exporter

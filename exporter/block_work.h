@@ -90,5 +90,6 @@ void solve_smoothquant(BlockWork& work, const ExportOptions& options, Calibratio
 void solve_static_fp8(BlockWork& work, CalibrationPass& pass);
 void fold_awq_scales(BlockWork& work, const ExportOptions& options, CalibrationPass& pass);
 void solve_trained(BlockWork& block, const TrainedGrids& grids);  // as the run rounded
+void move_into_cells(BlockWork& block, const StartCodes& start);
 
 }  // namespace qlora::exporter

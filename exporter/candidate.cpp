@@ -199,7 +199,7 @@ Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::
   } else {
     const BlockQuantizer quantizer(input.preflight, input.options, input.four_bit,
                                    plain_dtype(grid, input.loader.config()), input.trained,
-                                   input.awq_grid);
+                                   {.awq_grid = input.awq_grid, .start = input.start});
     if (!input.options.resume) fs::remove_all(work / "blocks", error);
     QuantizedBlocks blocks = quantize_blocks(input.loader, weights, quantizer, input.calibration,
                                              work / "blocks", fingerprint(input, base), log);

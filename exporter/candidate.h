@@ -13,6 +13,7 @@
 #include "exporter/merged_weights.h"
 #include "exporter/preflight.h"
 #include "exporter/quantize_model.h"
+#include "exporter/start_codes.h"
 #include "exporter/weight_grids.h"
 
 namespace qlora::exporter {
@@ -26,6 +27,7 @@ struct CandidateInput {
   const ExportOptions& options;
   const CalibrationSet* calibration;    // nullptr: the type needs none
   const Preflight* awq_grid = nullptr;  // not null: the source is only scaled for this grid
+  const StartCodes* start = nullptr;    // not null: the source is only moved into these cells
   const TrainedGrids& trained;          // of the adapter's run; empty: it trained on no grid
   std::filesystem::path source;         // of tokenizer and small files
   std::string name;                     // of the model, for people

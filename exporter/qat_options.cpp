@@ -49,27 +49,46 @@ void check_activations(const QatOptions& qat, const GridOptions& grid) {
                                                         : "none");
 }
 
+/// start_from is grid_from and more.
+void check_start(const QatOptions& qat) {
+  if (qat.start_from.empty()) return;
+  QLORA_CHECK(qat.grid_from.empty(), ConfigError,
+              "[qat] start_from is '{}' and grid_from '{}', but the codes that a run starts from "
+              "bring their grid; keep one",
+              qat.start_from, qat.grid_from);
+  QLORA_CHECK(qat.merge_base == MergeBase::kOriginal, ConfigError,
+              "[qat] start_from is '{}' and merge_base {}, but codes are started from over a base "
+              "of 16 bits; set merge_base original",
+              qat.start_from, name_of(qat.merge_base));
+  QLORA_CHECK(qat.start_step == 0, ConfigError,
+              "[qat] start_from is '{}' and start_step {}, but weights leave the codes while "
+              "nothing is rounded; leave start_step out",
+              qat.start_from, qat.start_step);
+}
+
 void check_scales(const QatOptions& qat, const GridOptions& grid) {
+  check_start(qat);
   QLORA_CHECK(grid.type != Q::kFp8 || !qat.holds_grids(), ConfigError,
               "[qat] scales is {}, refresh_steps {}, grid_from '{}', but fp8 has a floating grid "
               "with the range of each row; leave them out",
-              name_of(qat.scales), qat.refresh_steps, qat.grid_from);
+              name_of(qat.scales), qat.refresh_steps, qat.given_grid());
   QLORA_CHECK(qat.refresh_steps == 0 || qat.scales != QatScales::kLearned, ConfigError,
               "[qat] refresh_steps is {}, but learned scales are trained, not fitted anew; leave "
               "it out",
               qat.refresh_steps);
-  QLORA_CHECK(qat.refresh_steps == 0 || qat.grid_from.empty(), ConfigError,
-              "[qat] refresh_steps is {}, but grid_from gives the grid; keep one",
+  QLORA_CHECK(qat.refresh_steps == 0 || qat.given_grid().empty(), ConfigError,
+              "[qat] refresh_steps is {}, but grid_from or start_from gives the grid; keep one",
               qat.refresh_steps);
-  QLORA_CHECK(qat.grid_from.empty() || qat.scales != QatScales::kClip, ConfigError,
-              "[qat] scales is clip, but grid_from gives the grid; keep one");
+  QLORA_CHECK(qat.given_grid().empty() || qat.scales != QatScales::kClip, ConfigError,
+              "[qat] scales is clip, but grid_from or start_from gives the grid; keep one");
   QLORA_CHECK(!qat.awq_scales || (grid.type != Q::kFp8 && grid.type != Q::kSmoothquant),
               ConfigError,
               "[qat] awq_scales is true, but scheme {} rounds whole rows, for which AWQ has no "
               "scales; leave it out",
               name_of(qat.scheme));
-  QLORA_CHECK(!qat.awq_scales || qat.grid_from.empty(), ConfigError,
-              "[qat] awq_scales is true, but the grid of grid_from is of weights that are not "
+  QLORA_CHECK(!qat.awq_scales || qat.given_grid().empty(), ConfigError,
+              "[qat] awq_scales is true, but the grid of grid_from or start_from is of weights "
+              "that are not "
               "scaled; keep one");
 }
 

@@ -37,7 +37,8 @@ struct QatOptions {
   int64_t start_step = 0;
   QatScales scales = QatScales::kMinMax;
   int64_t refresh_steps = 0;
-  std::string grid_from;  // an export whose scales and zero points are taken; empty: none
+  std::string grid_from;   // an export whose scales and zero points are taken; empty: none
+  std::string start_from;  // an export in whose codes the run starts; empty: none
   bool awq_scales = false;
   std::optional<QatActivations> activations;
   quant::ObserverOptions observer;
@@ -46,8 +47,10 @@ struct QatOptions {
   bool is_on() const { return scheme != QatScheme::kNone; }
   /// Scales and zero points are kept between steps, so that elements may be cut off.
   bool holds_grids() const {
-    return scales != QatScales::kMinMax || refresh_steps > 0 || !grid_from.empty();
+    return scales != QatScales::kMinMax || refresh_steps > 0 || !given_grid().empty();
   }
+  /// The export whose scales and zero points are taken; empty: none.
+  const std::string& given_grid() const { return start_from.empty() ? grid_from : start_from; }
 };
 
 template <class V>
@@ -76,6 +79,10 @@ void fields(V& v, QatOptions& o) {
   v("grid_from", o.grid_from, any_value(),
     "folder of an awq or gptq export of this model and grid whose scales and zero points are "
     "taken, e.g. a GPTQ solution; empty: none");
+  v("start_from", o.start_from, any_value(),
+    "folder of an awq or gptq export of this model, with the adapter that lora.init_adapter names: "
+    "the run starts from its codes and grid, over a 16-bit copy of the base whose weights lie in "
+    "the cells of the codes (output_dir-start-base); empty: none");
   v("awq_scales", o.awq_scales, any_value(),
     "search AWQ's channel scales for the grid before the first step, fold them into the weights "
     "and "

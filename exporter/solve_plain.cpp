@@ -39,6 +39,16 @@ void solve_plain(BlockWork& block, const ResolvedGrid& grid) {
   }
 }
 
+void move_into_cells(BlockWork& block, const StartCodes& start) {
+  for (LinearWork& work : block.linears) {
+    check_stop_request();
+    const Stopwatch watch;
+    work.weight = start.moved(work.report.module, work.original);
+    block.place_plain(work);
+    work.report.seconds = watch.seconds();
+  }
+}
+
 void solve_static_fp8(BlockWork& block, CalibrationPass& pass) {
   for (const Site site : kSites) {
     const quant::LinearStatistics statistics = pass.advance(block.block, site);

@@ -23,37 +23,6 @@ std::shared_ptr<lora::HeldGrid> empty_grid(const ModuleGrid& module, const QatOp
   return held;
 }
 
-/// Scales and zero points of a linear of another export of this model.
-void take_grid(const model::WeightSource& source, const ModuleGrid& module,
-               const quant::AffineOptions& options, lora::HeldGrid& held) {
-  const std::string path = source.checkpoint().path().string();
-  QLORA_CHECK(source.checkpoint().has(module.name + ".weight") && source.is_packed(module.name),
-              ConfigError,
-              "[qat] grid_from: {} holds no quantized {}; name an export of this model", path,
-              module.name);
-  const lora::FrozenWeight weight = source.packed(module.name);
-  QLORA_CHECK(weight.holds<quant::PackedAffine>(), ConfigError,
-              "[qat] grid_from: {} of {} is on no integer grid; name an awq or gptq export",
-              module.name, path);
-  const quant::AffineTensor grids = quant::unpack_affine(weight.as<quant::PackedAffine>());
-  QLORA_CHECK(grids.options.bits == options.bits && !grids.group_of.defined() &&
-                  grids.scales.sizes() == held.scales.sizes(),
-              ConfigError,
-              "[qat] grid_from: {} of {} has {} bits and scales {}{}, this run needs {} bits and "
-              "scales {} in order; export it on the grid of section qat, with desc_act false",
-              module.name, path, grids.options.bits, c10::str(grids.scales.sizes()),
-              grids.group_of.defined() ? " in another order of columns" : "", options.bits,
-              c10::str(held.scales.sizes()));
-  const auto least = grids.zeros.min().item<uint8_t>();
-  QLORA_CHECK(least >= options.least_zero, ConfigError,
-              "[qat] grid_from: {} of {} has the zero point {}, this run's layout holds {} and "
-              "more; take the grid of an export in the same layout",
-              module.name, path, least, options.least_zero);
-  held.scales.copy_(grids.scales);
-  held.zeros.copy_(grids.zeros);
-  held.fit = lora::GridFit::kGiven;
-}
-
 void set_inputs(const ResolvedGrid& grid, const QatOptions& qat, lora::LinearGrid& linear) {
   if (grid.type != QuantizationType::kFp8 && grid.type != QuantizationType::kSmoothquant) return;
   const bool is_fp8 = grid.type == QuantizationType::kFp8;
@@ -69,6 +38,34 @@ void set_inputs(const ResolvedGrid& grid, const QatOptions& qat, lora::LinearGri
 }
 
 }  // namespace
+
+quant::AffineTensor codes_of_export(const model::WeightSource& source, const ModuleGrid& module,
+                                    const quant::AffineOptions& options, const char* key) {
+  const std::string path = source.checkpoint().path().string();
+  QLORA_CHECK(source.checkpoint().has(module.name + ".weight") && source.is_packed(module.name),
+              ConfigError, "[qat] {}: {} holds no quantized {}; name an export of this model", key,
+              path, module.name);
+  const lora::FrozenWeight weight = source.packed(module.name);
+  QLORA_CHECK(weight.holds<quant::PackedAffine>(), ConfigError,
+              "[qat] {}: {} of {} is on no integer grid; name an awq or gptq export", key,
+              module.name, path);
+  quant::AffineTensor codes = quant::unpack_affine(weight.as<quant::PackedAffine>());
+  const std::vector<int64_t> wanted = {module.rows, module.groups()};
+  QLORA_CHECK(codes.options.bits == options.bits && !codes.group_of.defined() &&
+                  codes.scales.sizes() == at::IntArrayRef(wanted),
+              ConfigError,
+              "[qat] {}: {} of {} has {} bits and scales {}{}, this run needs {} bits and scales "
+              "{} in order; export it on the grid of section qat, with desc_act false",
+              key, module.name, path, codes.options.bits, c10::str(codes.scales.sizes()),
+              codes.group_of.defined() ? " in another order of columns" : "", options.bits,
+              c10::str(at::IntArrayRef(wanted)));
+  const auto least = codes.zeros.min().item<uint8_t>();
+  QLORA_CHECK(least >= options.least_zero, ConfigError,
+              "[qat] {}: {} of {} has the zero point {}, this run's layout holds {} and more; take "
+              "the grid of an export in the same layout",
+              key, module.name, path, least, options.least_zero);
+  return codes;
+}
 
 TrainedGrids weight_grids(const Preflight& preflight, const QatOptions& qat) {
   TrainedGrids grids;
@@ -86,7 +83,11 @@ TrainedGrids weight_grids(const Preflight& preflight, const QatOptions& qat) {
     grid.weight = options;
     if (!qat.holds_grids()) continue;
     grid.held = empty_grid(module, qat);
-    if (given) take_grid(*given, module, options, *grid.held);
+    if (!given) continue;
+    const quant::AffineTensor codes = codes_of_export(*given, module, options, "grid_from");
+    grid.held->scales.copy_(codes.scales);
+    grid.held->zeros.copy_(codes.zeros);
+    grid.held->fit = lora::GridFit::kGiven;
   }
   return grids;
 }

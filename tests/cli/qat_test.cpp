@@ -201,6 +201,41 @@ TEST_F(QatProgram, AwqScalesAreFoldedIntoACopyOfTheBase) {
   EXPECT_EQ(losses(path("run-awq-scaled")), whole);
 }
 
+TEST_F(QatProgram, ARunStartsFromTheCodesOfAnExport) {
+  config_["qat"] = {{"scheme", "none"}};
+  write_config();
+  ASSERT_EQ(train({"--output-dir", path("plain")}).exit_code, 0);
+  const ProgramResult solved =
+      qlora({"export", "--run", path("plain"), "--quantization-type", "gptq", "--group-size", "32",
+             "--symmetric", "false", "--merge-base", "original", "--compute-dtype", "fp32",
+             "--output-dir", path("solved")});
+  ASSERT_EQ(solved.exit_code, 0) << solved.err;
+  config_["quantization"] = {{"load_in_4bit", false}};
+  config_["lora"]["init_adapter"] = path("plain");
+  config_["eval_on_start"] = true;
+  config_["qat"] = {{"scheme", "int4-gptq"}, {"group_size", 32},
+                    {"symmetric", false},    {"merge_base", "original"},
+                    {"scales", "learned"},   {"start_from", path("solved")}};
+  expect_trained_equals_exported("from-codes");
+  const auto evaluations = log_records(path("run-from-codes"), "evaluation");
+  const double at_start = std::exp(evaluations.front().at("loss").get<double>());
+  const double solution = measured({"--model-path", path("solved")}).at("perplexity");
+  EXPECT_NEAR(at_start / solution, 1, 1e-3);  // the run begins as the export
+  const auto resolved =
+      nlohmann::json::parse(read_text(folder_ / "run-from-codes/config.resolved.json"));
+  EXPECT_EQ(resolved.at("model_name_or_path"), path("run-from-codes-start-base"));
+  EXPECT_EQ(resolved.at("qat").at("start_from"), "");  // the copy is not moved again
+  EXPECT_EQ(resolved.at("qat").at("grid_from"), path("solved"));
+  // Resumed, the run takes the copy that is there.
+  fs::remove_all(folder_ / "run-from-codes/checkpoint-12");
+  const auto whole = losses(path("run-from-codes"));
+  config_.erase("export");
+  write_config();
+  const ProgramResult resumed = train({"--output-dir", path("run-from-codes"), "--resume", "auto"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(losses(path("run-from-codes")), whole);
+}
+
 TEST_F(QatProgram, GenerateAnswersWithTheGrid) {
   write_config();
   ASSERT_EQ(train().exit_code, 0);
