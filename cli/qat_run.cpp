@@ -1,12 +1,12 @@
 #include "cli/qat_run.h"
 
 #include <filesystem>
-#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "core/json_file.h"
 #include "exporter/base_copy.h"
+#include "exporter/export.h"
 #include "exporter/interrupted.h"
 #include "exporter/legality.h"
 #include "exporter/weight_grids.h"
@@ -30,6 +30,78 @@ exporter::Preflight qat_preflight(const configs::RunConfig& config) {
   return exporter::preflight(checkpoint.config(), config.exporting.grid);
 }
 
+/// A folder beside the run's.
+fs::path beside(const configs::RunConfig& config, const char* suffix) {
+  fs::path folder = fs::path(config.training.output_dir).lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  folder += suffix;
+  return folder;
+}
+
+/// A resumed run takes the copy that it made.
+bool is_made(const configs::RunConfig& config, const fs::path& copy) {
+  return !config.training.resume.empty() && fs::exists(copy / "config.json");
+}
+
+exporter::ExportSource base_of(const configs::RunConfig& config) {
+  return {.model_path = config.model_name_or_path, .compute_dtype = config.compute_dtype};
+}
+
+void take_base(configs::RunConfig& config, const fs::path& copy, RunLog& log) {
+  log.notice(fmt::format("the base is {} from here on", copy.string()));
+  config.model_name_or_path = copy.string();
+}
+
+void scale_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log) {
+  const fs::path copy = beside(config, "-awq-base");
+  if (!is_made(config, copy)) {
+    exporter::fold_awq(base_of(config), rows, config.exporting, copy, log);
+  }
+  take_base(config, copy, log);
+  config.qat.awq_scales = false;  // what the run trains on is scaled already
+}
+
+/// GPTQ's codes of the base on the run's grid, as an export.
+void solve_codes(const configs::RunConfig& config, const data::ExampleSet& rows,
+                 const fs::path& folder, RunLog& log) {
+  const exporter::ResolvedGrid grid = exporter::resolve_grid(config.exporting.grid);
+  exporter::ExportOptions options = config.exporting;
+  options.grid.type = exporter::QuantizationType::kGptq;
+  options.grid.format = grid.format == exporter::ExportFormat::kGptqV2
+                            ? exporter::ExportFormat::kGptqV2
+                            : exporter::ExportFormat::kGptq;
+  options.grid.bits = grid.bits;
+  options.grid.symmetric = grid.symmetric;
+  options.grid.is_trained = false;
+  options.gptq.desc_act = false;  // groups are runs of columns
+  options.evaluation = {.enabled = false};
+  options.merge_base = exporter::MergeBase::kOriginal;
+  options.output_dir = folder.string();
+  options.work_dir.clear();
+  options.overwrite = true;
+  log.notice(fmt::format("GPTQ's codes: solved into {}", folder.string()));
+  const exporter::ExportData data{.calibration = rows, .evaluation = {}, .protocol = {}};
+  if (exporter::export_model(base_of(config), data, options, log).interrupted) {
+    throw exporter::Interrupted();
+  }
+}
+
+void start_from_codes(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log) {
+  exporter::QatOptions& qat = config.qat;
+  const fs::path copy = beside(config, "-start-base"), solved = beside(config, "-start-codes");
+  const bool solves = qat.start_from == exporter::kStartFromGptq;
+  const std::string codes = solves ? solved.string() : qat.start_from;
+  if (!is_made(config, copy)) {
+    if (solves) solve_codes(config, rows, solved, log);
+    exporter::ExportSource source = base_of(config);
+    source.adapter = config.lora.init_adapter;
+    exporter::move_base(source, codes, config.exporting, copy, log);
+  }
+  take_base(config, copy, log);
+  qat.grid_from = codes;
+  qat.start_from.clear();  // what the run trains on is moved already
+}
+
 }  // namespace
 
 void check_qat(const configs::RunConfig& config) {
@@ -38,29 +110,13 @@ void check_qat(const configs::RunConfig& config) {
 
 bool prepare_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log) {
   exporter::QatOptions& qat = config.qat;
-  if (!qat.is_on() || (!qat.awq_scales && qat.start_from.empty())) return true;
-  fs::path folder = fs::path(config.training.output_dir).lexically_normal();
-  if (!folder.has_filename()) folder = folder.parent_path();
-  folder += qat.awq_scales ? "-awq-base" : "-start-base";
-  if (config.training.resume.empty() || !fs::exists(folder / "config.json")) {
-    const exporter::ExportSource source{.model_path = config.model_name_or_path,
-                                        .adapter = config.lora.init_adapter,
-                                        .compute_dtype = config.compute_dtype};
-    try {
-      if (qat.awq_scales) {
-        exporter::fold_awq(source, rows, config.exporting, folder, log);
-      } else {
-        exporter::move_base(source, qat.start_from, config.exporting, folder, log);
-      }
-    } catch (const exporter::Interrupted&) {
-      return false;
-    }
+  if (!qat.is_on()) return true;
+  try {
+    if (qat.awq_scales) scale_base(config, rows, log);
+    if (!qat.start_from.empty()) start_from_codes(config, rows, log);
+  } catch (const exporter::Interrupted&) {
+    return false;
   }
-  log.notice(fmt::format("the base is {} from here on", folder.string()));
-  config.model_name_or_path = folder.string();
-  // What the run trains on is scaled or moved already.
-  qat.awq_scales = false;
-  if (!qat.start_from.empty()) qat.grid_from = std::exchange(qat.start_from, "");
   return true;
 }
 

@@ -17,8 +17,9 @@ namespace qlora::cli {
 ///             for a base that is quantized already
 void check_qat(const configs::RunConfig& config);
 
-/// Where qat.awq_scales or qat.start_from asks for it: writes the scaled or moved copy of the base
-/// and makes it the base of the configuration. A run that is resumed takes the copy that is there.
+/// Where qat.awq_scales or qat.start_from asks for it: writes the scaled, then the moved copy of
+/// the base, with the codes that GPTQ is asked for, and makes it the base of the configuration. A
+/// run that is resumed takes the copies that are there.
 ///   returns   false where a signal ended the work
 ///   throws    what exporter/base_copy.h throws
 bool prepare_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log);

@@ -50,8 +50,12 @@ void check_activations(const QatOptions& qat, const GridOptions& grid) {
 }
 
 /// start_from is grid_from and more.
-void check_start(const QatOptions& qat) {
+void check_start(const QatOptions& qat, const GridOptions& grid) {
   if (qat.start_from.empty()) return;
+  QLORA_CHECK(grid.type == Q::kRtn, ConfigError,
+              "[qat] start_from is '{}', but scheme {} has no codes that a solver finds; allowed: "
+              "int4-gptq, int4-awq",
+              qat.start_from, name_of(qat.scheme));
   QLORA_CHECK(qat.grid_from.empty(), ConfigError,
               "[qat] start_from is '{}' and grid_from '{}', but the codes that a run starts from "
               "bring their grid; keep one",
@@ -67,7 +71,7 @@ void check_start(const QatOptions& qat) {
 }
 
 void check_scales(const QatOptions& qat, const GridOptions& grid) {
-  check_start(qat);
+  check_start(qat, grid);
   QLORA_CHECK(grid.type != Q::kFp8 || !qat.holds_grids(), ConfigError,
               "[qat] scales is {}, refresh_steps {}, grid_from '{}', but fp8 has a floating grid "
               "with the range of each row; leave them out",
@@ -86,10 +90,11 @@ void check_scales(const QatOptions& qat, const GridOptions& grid) {
               "[qat] awq_scales is true, but scheme {} rounds whole rows, for which AWQ has no "
               "scales; leave it out",
               name_of(qat.scheme));
-  QLORA_CHECK(!qat.awq_scales || qat.given_grid().empty(), ConfigError,
-              "[qat] awq_scales is true, but the grid of grid_from or start_from is of weights "
-              "that are not "
-              "scaled; keep one");
+  QLORA_CHECK(
+      !qat.awq_scales || qat.given_grid().empty() || qat.start_from == kStartFromGptq, ConfigError,
+      "[qat] awq_scales is true, but the grid of {} is of weights that are not scaled; keep "
+      "one, or start_from gptq, which solves the scaled ones",
+      qat.given_grid());
 }
 
 }  // namespace

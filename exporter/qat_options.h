@@ -26,6 +26,10 @@ enum class QatScales {
 /// What is done to the inputs of rounded linears.
 enum class QatActivations { kNone, kInt8, kInt8Static, kFp8, kFp8Static };
 
+/// start_from: not a folder, but the codes that GPTQ finds for the base, calibrated as section
+/// export says on the training rows.
+inline constexpr const char* kStartFromGptq = "gptq";
+
 /// Section `qat` of a run configuration.
 struct QatOptions {
   QatScheme scheme = QatScheme::kNone;
@@ -80,9 +84,9 @@ void fields(V& v, QatOptions& o) {
     "folder of an awq or gptq export of this model and grid whose scales and zero points are "
     "taken, e.g. a GPTQ solution; empty: none");
   v("start_from", o.start_from, any_value(),
-    "folder of an awq or gptq export of this model, with the adapter that lora.init_adapter names: "
-    "the run starts from its codes and grid, over a 16-bit copy of the base whose weights lie in "
-    "the cells of the codes (output_dir-start-base); empty: none");
+    "gptq: the run starts from the codes and the grid that GPTQ finds for the base, over a 16-bit "
+    "copy whose weights lie in the cells of the codes (output_dir-start-base); or the folder of an "
+    "awq or gptq export of this model, with the adapter that lora.init_adapter names; empty: none");
   v("awq_scales", o.awq_scales, any_value(),
     "search AWQ's channel scales for the grid before the first step, fold them into the weights "
     "and "

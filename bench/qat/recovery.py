@@ -27,6 +27,10 @@ COMMON = {
     "qat.merge_base": "original",
     "quantization.load_in_4bit": "false",
     "qat.scales": "learned",
+    "qat.awq_scales": "true",
+    "qat.start_from": "gptq",
+    "export.calibration_samples": str(CALIBRATION_ROWS),
+    "export.after_training": "false",
 }
 
 
@@ -72,21 +76,6 @@ def export(run, name, *flags):
     return kept(folder.with_suffix(".json"), make)["stages"]
 
 
-def codes_of_base(bits):
-    """A GPTQ export of the base itself, calibrated on the training rows: where a run with --start starts."""
-    folder = RUNS / f"base-gptq{bits}"
-
-    def make():
-        (model,) = (ROOT / "models" / "smollm2-135m").glob("*.gguf")
-        flags = ["--quantization-type", "gptq", "--bits", str(bits), "--group-size", str(GROUP_SIZE), "--symmetric", "false", "--format", "gptq"]
-        flags += ["--calibration-samples", str(CALIBRATION_ROWS), "--set", "data.prompt_template=alpaca", "--set", "export.evaluate=false"]
-        report = qlora("export", "--model-path", str(model), "--dataset-name", "datasets/wordnet/train.jsonl", "--output-dir", str(folder), "--overwrite", *flags)
-        return {"seconds": report["seconds"]}
-
-    kept(folder.with_suffix(".json"), make)
-    return folder
-
-
 def perplexities(stages, kind):
     return [stage["perplexity"] for stage in stages if stage["kind"] == kind]
 
@@ -110,8 +99,7 @@ def main():
     parser.add_argument("--bits", default="4,3")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--qat", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--start", action="store_true", help="start from the codes of a GPTQ export of the base")
-    parser.add_argument("--name", default="", help="of the runs on the grid: qat, with --start qat-start")
+    parser.add_argument("--name", default="qat", help="of the runs on the grid")
     parser.add_argument("--ptq", default="rtn,gptq,awq")
     parser.add_argument("--base", default="auto", help="merge base of the plain run: auto tries both, original half as long")
     options = parser.parse_args()
@@ -124,10 +112,7 @@ def main():
         for seed in map(int, options.seeds.split(",")):
             plain, _ = train("plain", seed, options.steps, {})
             settings = {**COMMON, **DEFAULTS[bits], **extra}
-            if options.start:
-                settings["qat.start_from"] = str(codes_of_base(bits))
-            name = options.name or ("qat-start" if options.start else "qat")
-            run, facts = train(f"{name}{bits}", seed, options.steps, settings)
+            run, facts = train(f"{options.name}{bits}", seed, options.steps, settings)
             stages = export(run, "export")
             trained = facts["last_evaluation"]["perplexity"]
             print(f"   {run.name}: {trained:.3f} in training, {perplexities(stages, 'quantized')} exported", file=sys.stderr, flush=True)

@@ -3,8 +3,8 @@
 # held-out perplexity of the plain run's adapter merged in 16 bits, rounded by RTN, GPTQ and AWQ, and of the run on the grid.
 # Prints (PTQ - QAT) / (PTQ - merged) with mean and spread over the seeds; same data, same steps, same tokens. Keeps what is
 # finished in runs/qat-recovery, so that it can be stopped and run again. Hours on two cores with three seeds.
-# usage: bench/qat/run.sh [--seeds 1,2,3] [--bits 4,3] [--steps 60] [--start] [--qat KEY=VALUE]... [--name NAME] [--ptq rtn,gptq,awq] [--base auto]
-# --start: from the codes of a GPTQ export of the base (qat.start_from)
+# usage: bench/qat/run.sh [--seeds 1,2,3] [--bits 4,3] [--steps 60] [--qat KEY=VALUE]... [--name NAME] [--ptq rtn,gptq,awq] [--base auto]
+# e.g. --qat qat.start_from= --qat qat.awq_scales=false --name plain-grid: the grid alone
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 scripts/get_model.sh > /dev/null

@@ -236,6 +236,27 @@ TEST_F(QatProgram, ARunStartsFromTheCodesOfAnExport) {
   EXPECT_EQ(losses(path("run-from-codes")), whole);
 }
 
+TEST_F(QatProgram, ScaledWeightsAreSolvedAndStartedFromInOneRun) {
+  config_["quantization"] = {{"load_in_4bit", false}};
+  config_["qat"] = {{"scheme", "int4-awq"},     {"group_size", 32},   {"scales", "learned"},
+                    {"merge_base", "original"}, {"awq_scales", true}, {"start_from", "gptq"}};
+  expect_trained_equals_exported("solved-here");
+  const auto resolved =
+      nlohmann::json::parse(read_text(folder_ / "run-solved-here/config.resolved.json"));
+  EXPECT_EQ(resolved.at("model_name_or_path"), path("run-solved-here-start-base"));
+  EXPECT_EQ(resolved.at("qat").at("grid_from"), path("run-solved-here-start-codes"));
+  EXPECT_EQ(resolved.at("qat").at("start_from"), "");
+  EXPECT_EQ(resolved.at("qat").at("awq_scales"), false);
+  fs::remove_all(folder_ / "run-solved-here/checkpoint-12");
+  const auto whole = losses(path("run-solved-here"));
+  config_.erase("export");
+  write_config();
+  const ProgramResult resumed =
+      train({"--output-dir", path("run-solved-here"), "--resume", "auto"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(losses(path("run-solved-here")), whole);
+}
+
 TEST_F(QatProgram, GenerateAnswersWithTheGrid) {
   write_config();
   ASSERT_EQ(train().exit_code, 0);

@@ -129,6 +129,14 @@ TEST_F(StartFromCodes, OptionsThatContradictItAreRefused) {
   options.merge_base = MergeBase::kOriginal;
   options.start_step = 4;
   EXPECT_ERROR(ConfigError, qat_grid(options, {}), "leave start_step out");
+  options.start_step = 0;
+  options.awq_scales = true;
+  EXPECT_ERROR(ConfigError, qat_grid(options, {}), "or start_from gptq");
+  options.start_from = kStartFromGptq;
+  qat_grid(options, {});
+  options = {.scheme = QatScheme::kInt8, .merge_base = MergeBase::kOriginal};
+  options.start_from = kStartFromGptq;
+  EXPECT_ERROR(ConfigError, qat_grid(options, {}), "has no codes that a solver finds");
 }
 
 }  // namespace
