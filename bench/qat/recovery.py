@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 QLORA = os.environ.get("QLORA", ROOT / "build" / "bin" / "qlora")
 RUNS = ROOT / "runs" / "qat-recovery"
 GROUP_SIZE = 64  # 576 columns are no multiple of 128
-CALIBRATION_ROWS = 256
+CALIBRATION_ROWS = 512
 EVALUATIONS = 2  # in a run; figure.py wants more
 
 # How the grid is trained at each number of bits, beside what --qat says.

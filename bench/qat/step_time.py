@@ -18,7 +18,8 @@ SKIPPED_STEPS = 2
 
 
 def measure(name, steps):
-    grid = {} if name == "plain" else {**recovery.COMMON, **recovery.DEFAULTS[4], **ROWS[name]}
+    before = {"qat.awq_scales": "false", "qat.start_from": ""}  # done before the first step
+    grid = {} if name == "plain" else {**recovery.COMMON, **recovery.DEFAULTS[4], **before, **ROWS[name]}
     settings = {"quantization.load_in_4bit": "false", **grid, "eval_strategy": "no"}
     run = recovery.RUNS / f"time-{name}-{steps}-seed1"
     run.with_suffix(".json").unlink(missing_ok=True)
