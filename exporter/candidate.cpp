@@ -133,7 +133,7 @@ std::string fingerprint(const CandidateInput& input, MergeBase base) {
   options.keep = options.overwrite = options.resume = false;
   options.evaluation = {};
   facts["options"] = write_fields(options);
-  if (input.awq_grid != nullptr) facts["awq_scales"] = describe(input.awq_grid->grid);
+  if (input.copy.awq_grid != nullptr) facts["awq_scales"] = describe(input.copy.awq_grid->grid);
   io::Sha256 hash;
   hash.update(facts.dump());
   if (input.adapter != nullptr) {
@@ -199,7 +199,7 @@ Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::
   } else {
     const BlockQuantizer quantizer(input.preflight, input.options, input.four_bit,
                                    plain_dtype(grid, input.loader.config()), input.trained,
-                                   {.awq_grid = input.awq_grid, .start = input.start});
+                                   input.copy);
     if (!input.options.resume) fs::remove_all(work / "blocks", error);
     QuantizedBlocks blocks = quantize_blocks(input.loader, weights, quantizer, input.calibration,
                                              work / "blocks", fingerprint(input, base), log);

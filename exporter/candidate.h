@@ -13,7 +13,6 @@
 #include "exporter/merged_weights.h"
 #include "exporter/preflight.h"
 #include "exporter/quantize_model.h"
-#include "exporter/start_codes.h"
 #include "exporter/weight_grids.h"
 
 namespace qlora::exporter {
@@ -25,12 +24,11 @@ struct CandidateInput {
   quant::Nf4Options four_bit;        // of the base that the adapter was trained on
   const Preflight& preflight;
   const ExportOptions& options;
-  const CalibrationSet* calibration;    // nullptr: the type needs none
-  const Preflight* awq_grid = nullptr;  // not null: the source is only scaled for this grid
-  const StartCodes* start = nullptr;    // not null: the source is only moved into these cells
-  const TrainedGrids& trained;          // of the adapter's run; empty: it trained on no grid
-  std::filesystem::path source;         // of tokenizer and small files
-  std::string name;                     // of the model, for people
+  const CalibrationSet* calibration;  // nullptr: the type needs none
+  CopyPurpose copy = {};              // the source is only scaled or moved
+  const TrainedGrids& trained;        // of the adapter's run; empty: it trained on no grid
+  std::filesystem::path source;       // of tokenizer and small files
+  std::string name;                   // of the model, for people
   std::vector<data::NamedTemplate> chat_templates;  // of the adapter; empty: those of the source
 };
 

@@ -14,6 +14,22 @@ using qlora::cuda::check;
 
 constexpr int kThreads = 256;
 
+/// Where run `r` of this thread lies in a matrix.
+struct RunPlace {
+  int64_t row, col;
+  int64_t left;  // columns from col on
+  bool is_inside;
+
+  /// of_row    runs of a row as its size
+  __device__ RunPlace(int r, int64_t rows, int64_t cols, const Quotient& of_row) {
+    const int64_t run = (int64_t{blockIdx.x} * kRunsOfThread + r) * kThreads + threadIdx.x;
+    row = of_row.of(run);
+    col = (run - row * of_row.size) * kRun;
+    left = cols - col;
+    is_inside = row < rows;
+  }
+};
+
 /// Eight codes of a row, of which `left` are there.
 ///   wide      rows start at multiples of a run's bytes
 __device__ void load_codes(const PackedAffineArgs& a, int64_t row, int64_t col, int64_t left,
@@ -39,19 +55,17 @@ __device__ void load_codes(const PackedAffineArgs& a, int64_t row, int64_t col, 
 ///   Numerics  bit-exact with cpu::dequantize_packed
 template <class Out>
 __global__ void __launch_bounds__(kThreads)
-    dequantize_packed_kernel(PackedAffineArgs a, Quotient row_of, Quotient group_of, Out* out,
+    dequantize_packed_kernel(PackedAffineArgs a, Quotient of_row, Quotient groups, Out* out,
                              bool wide) {
-  const int64_t runs = a.rows * row_of.size;
 #pragma unroll
   for (int r = 0; r < kRunsOfThread; ++r) {
-    const int64_t run = (int64_t{blockIdx.x} * kRunsOfThread + r) * kThreads + threadIdx.x;
-    if (run >= runs) return;
-    const int64_t row = row_of.of(run), col = (run - row * row_of.size) * kRun;
-    const int64_t left = a.cols - col;
+    const RunPlace place(r, a.rows, a.cols, of_row);
+    if (!place.is_inside) return;
+    const int64_t row = place.row, col = place.col, left = place.left;
     uint32_t codes[kRun];
     load_codes(a, row, col, left, wide, codes);
     const auto grid_of = [&](int64_t k) {
-      const int64_t group = a.group_of != nullptr ? a.group_of[k] : group_of.of(k);
+      const int64_t group = a.group_of != nullptr ? a.group_of[k] : groups.of(k);
       const int64_t at = row * a.groups + group;
       return AffineGrid{load_number(a.scale_kind, a.scales, at), a.zeros[at]};
     };
@@ -74,14 +88,13 @@ __global__ void __launch_bounds__(kThreads)
 ///   Numerics  bit-exact with cpu::dequantize_fp8
 template <class Out>
 __global__ void __launch_bounds__(kThreads)
-    dequantize_fp8_kernel(Fp8DequantArgs a, Quotient row_of, Out* out, bool wide) {
-  const int64_t runs = a.rows * row_of.size;
+    dequantize_fp8_kernel(Fp8DequantArgs a, Quotient of_row, Out* out, bool wide) {
 #pragma unroll
   for (int r = 0; r < kRunsOfThread; ++r) {
-    const int64_t run = (int64_t{blockIdx.x} * kRunsOfThread + r) * kThreads + threadIdx.x;
-    if (run >= runs) return;
-    const int64_t row = row_of.of(run), col = (run - row * row_of.size) * kRun;
-    const int64_t at = row * a.cols + col, left = a.cols - col;
+    const RunPlace place(r, a.rows, a.cols, of_row);
+    if (!place.is_inside) return;
+    const int64_t row = place.row, col = place.col, left = place.left;
+    const int64_t at = row * a.cols + col;
     uint8_t codes[kRun] = {};
     if (wide) {
       const auto words = load_words<2>(a.codes + at);
@@ -107,15 +120,15 @@ unsigned blocks_of(int64_t runs) {
 void cuda::dequantize_packed(const PackedAffineArgs& a) {
   if (a.rows * a.cols <= 0) return;
   const auto stream = static_cast<cudaStream_t>(a.stream);
-  const Quotient row_of((a.cols + kRun - 1) / kRun);
-  const Quotient group_of(a.group_of == nullptr ? a.group_size : 1);
+  const Quotient of_row((a.cols + kRun - 1) / kRun);
+  const Quotient groups(a.group_of == nullptr ? a.group_size : 1);
   const int64_t run_bytes = a.two_a_byte ? kRun / 2 : kRun;
   const bool wide = a.cols % kRun == 0 && (a.group_of != nullptr || a.group_size % kRun == 0) &&
                     a.row_bytes % run_bytes == 0 && is_aligned(a.codes, run_bytes) &&
                     is_aligned(a.out, 16);
   with_kind(a.out_kind, [&](auto* type) {
-    dequantize_packed_kernel<<<blocks_of(a.rows * row_of.size), kThreads, 0, stream>>>(
-        a, row_of, group_of, static_cast<decltype(type)>(a.out), wide);
+    dequantize_packed_kernel<<<blocks_of(a.rows * of_row.size), kThreads, 0, stream>>>(
+        a, of_row, groups, static_cast<decltype(type)>(a.out), wide);
   });
   check(cudaGetLastError());
 }
@@ -123,11 +136,11 @@ void cuda::dequantize_packed(const PackedAffineArgs& a) {
 void cuda::dequantize_fp8(const Fp8DequantArgs& a) {
   if (a.rows * a.cols <= 0) return;
   const auto stream = static_cast<cudaStream_t>(a.stream);
-  const Quotient row_of((a.cols + kRun - 1) / kRun);
+  const Quotient of_row((a.cols + kRun - 1) / kRun);
   const bool wide = a.cols % kRun == 0 && is_aligned(a.codes, kRun) && is_aligned(a.out, 16);
   with_kind(a.out_kind, [&](auto* type) {
-    dequantize_fp8_kernel<<<blocks_of(a.rows * row_of.size), kThreads, 0, stream>>>(
-        a, row_of, static_cast<decltype(type)>(a.out), wide);
+    dequantize_fp8_kernel<<<blocks_of(a.rows * of_row.size), kThreads, 0, stream>>>(
+        a, of_row, static_cast<decltype(type)>(a.out), wide);
   });
   check(cudaGetLastError());
 }

@@ -15,10 +15,9 @@ namespace qlora::quant {
 inline constexpr int kRun = 8;           // elements of a run
 inline constexpr int kRunsOfThread = 4;  // that are loaded before the first is decoded
 
-/// i / size, a shift where the size is a power of two.
-///   Range     0 <= i, size >= 1; both below 2^32 where the size is none: a division of 64 bits is
-///   a
-///             call, for which registers go to memory
+/// i / size, a shift where the size is a power of two. Otherwise of 32 bits: a division of 64 is a
+/// call, for which registers go to memory.
+///   Range     0 <= i, size >= 1; both below 2^32 where the size is no power of two
 struct Quotient {
   int64_t size;
   int shift;  // -1: no power of two

@@ -225,6 +225,7 @@ void Session::load_best(TrainResult& result) {
 }
 
 TrainResult Session::result() const {
+  const torch::Device device = state_.model.device();
   return {.run_dir = start_.run_dir,
           .steps = progress_.step,
           .total_steps = total_steps_,
@@ -241,10 +242,9 @@ TrainResult Session::result() const {
           .seconds = progress_.seconds,
           .seconds_to_first_step = recorder_->seconds_to_first_step(),
           .peak_rss_bytes = peak_rss_bytes(),
-          .peak_device_bytes =
-              state_.model.device().is_cuda()
-                  ? std::optional(cuda::memory_use(state_.model.device().index()).peak_bytes)
-                  : std::nullopt};
+          .peak_device_bytes = device.is_cuda()
+                                   ? std::optional(cuda::peak_tensor_bytes(device.index()))
+                                   : std::nullopt};
 }
 
 }  // namespace qlora::trainer

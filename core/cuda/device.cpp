@@ -25,8 +25,8 @@ void* current_stream(int device) {
   return table<CoreTable>().current_stream(device);
 }
 
-MemoryUse memory_use(int device) {
-  return table<CoreTable>().memory_use(device);
+int64_t peak_tensor_bytes(int device) {
+  return table<CoreTable>().peak_tensor_bytes(device);
 }
 
 }  // namespace qlora::cuda

@@ -30,14 +30,9 @@ void check_capability(const DeviceInfo& info);
 /// libtorch's current stream of a device (cudaStream_t), for the back ends' argument structs.
 void* current_stream(int device);
 
-/// What libtorch's tensors take of a device's memory. Blocks that its allocator keeps for later and
-/// what others allocate come on top.
-struct MemoryUse {
-  int64_t bytes;
-  int64_t peak_bytes;  // since the start of the process
-};
-
-MemoryUse memory_use(int device);
+/// Most bytes that libtorch's tensors took of a device's memory at once. Blocks that its allocator
+/// keeps for later and what others allocate come on top.
+int64_t peak_tensor_bytes(int device);
 
 /// What libqlora_cuda.so hands over for this folder.
 struct CoreTable {
@@ -48,7 +43,7 @@ struct CoreTable {
   int (*device_count)();
   void (*device_info)(int device, DeviceInfo* info);
   void* (*current_stream)(int device);
-  MemoryUse (*memory_use)(int device);
+  int64_t (*peak_tensor_bytes)(int device);
 };
 
 }  // namespace qlora::cuda

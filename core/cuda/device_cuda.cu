@@ -37,7 +37,7 @@ constexpr CoreTable kTable = {{CoreTable::kVersion, sizeof(CoreTable)},
                               &count_devices,
                               &describe_device,
                               &torch_current_stream,
-                              &torch_memory_use};
+                              &torch_peak_bytes};
 
 }  // namespace
 }  // namespace qlora::cuda

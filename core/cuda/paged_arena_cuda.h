@@ -20,8 +20,8 @@ enum class Paging {
 
 /// Memory that lives on the host and visits the device chunk by chunk: prefetched on a side stream
 /// before it is used, evicted after. Nothing is left to page faults.
-///   Cost      moving pages of managed memory holds up the driver: 25 MB each way a step took 30 ms
-///             of 75 on an H100 (docs/decisions.md), so that chunks stay where there is room
+///   Cost      moving pages of managed memory holds up the driver (docs/decisions.md), so that
+///             chunks had better stay where there is room
 ///   Order     prefetch(c) and the eviction of c run on the side stream in the order of the calls,
 ///             so that a chunk asked for later cannot crowd out one in use; acquire(c) lets a
 ///             stream wait for the prefetch, release(c) lets the eviction wait for the stream

@@ -9,11 +9,10 @@ void* torch_current_stream(int device) {
   return c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).stream();
 }
 
-MemoryUse torch_memory_use(int device) {
+int64_t torch_peak_bytes(int device) {
   const auto stats =
       c10::cuda::CUDACachingAllocator::getDeviceStats(static_cast<c10::DeviceIndex>(device));
-  const auto& allocated = stats.allocated_bytes[0];  // of all pools
-  return {allocated.current, allocated.peak};
+  return stats.allocated_bytes[0].peak;  // of all pools
 }
 
 }  // namespace qlora::cuda

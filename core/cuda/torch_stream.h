@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/cuda/device.h"
+#include <cstdint>
 
 namespace qlora::cuda {
 
@@ -10,6 +10,7 @@ namespace qlora::cuda {
 /// libtorch's current stream of a device (cudaStream_t).
 void* torch_current_stream(int device);
 
-MemoryUse torch_memory_use(int device);
+/// Most bytes of its tensors at once.
+int64_t torch_peak_bytes(int device);
 
 }  // namespace qlora::cuda

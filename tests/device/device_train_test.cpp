@@ -147,9 +147,12 @@ TEST_F(DeviceTrain, ARunLearnsAsOnTheCpu) {
   tiny.options.evaluate.strategy = Strategy::kSteps;
   tiny.options.evaluate.steps = 4;
   EventLog here, there;
-  tiny.run(here, true);
+  EXPECT_FALSE(tiny.run(here, true).peak_device_bytes.has_value());
   tiny.use_run_dir("there");
-  tiny.run_there(there);
+  const auto peak = tiny.run_there(there).peak_device_bytes;
+  ASSERT_TRUE(peak.has_value());
+  EXPECT_EQ(*peak > 0, testing::open_torch_device() == nullptr);  // the emulation's runtime has no
+                                                                  // allocator of libtorch's
   const auto losses = here.losses(), its = there.losses();
   ASSERT_EQ(losses.size(), 4u);
   ASSERT_EQ(its.size(), 4u);

@@ -114,6 +114,7 @@ TEST_F(StartFromCodes, OtherGridsAndOtherModelsAreRefused) {
   elsewhere.model_path = (folder_ / "other").string();
   EXPECT_ERROR(ConfigError, move(elsewhere, qat()), "steps from this run's weights in the mean");
   EXPECT_FALSE(std::filesystem::exists(folder_ / "start"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "start.work"));
 }
 
 TEST_F(StartFromCodes, OptionsThatContradictItAreRefused) {

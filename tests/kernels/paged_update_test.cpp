@@ -1,11 +1,9 @@
-// States that visit the device chunk by chunk, and the step that uses them.
+// The optimizer's step, whose states visit the device chunk by chunk.
 #include <algorithm>
 #include <memory>
 #include <vector>
 
-#include "core/cuda/paged_arena_cuda.h"
-#include "tests/emulation/emulated_cuda.h"
-#include "tests/kernels/back_end.h"
+#include "tests/kernels/paged.h"
 #include "tests/support/errors.h"
 #include "trainer/device_update_cuda.h"
 
@@ -14,108 +12,14 @@ namespace {
 
 using cuda::DeviceUpdate;
 using emulation::Operation;
-using emulation::OperationKind;
-using qlora::cuda::PagedArena;
 using testing::BackEnd;
 using testing::DeviceArray;
+using testing::is_kernel;
+using testing::is_prefetch;
+using testing::kChunk;
+using testing::places;
 
-constexpr size_t kChunk = PagedArena::kLeastChunkBytes;
-
-class PagedTest : public testing::KernelTest {
- protected:
-  void TearDown() override {
-    if (auto* device = emulation::emulated_device()) {
-      device->set_concurrent_managed_access(true);
-      device->set_seed(1);
-      device->set_capacity(kCapacity);
-    }
-  }
-
-  /// The emulated device has this much memory left.
-  static void leave(size_t bytes) {
-    size_t free_bytes = 0, total_bytes = 0;
-    qlora::cuda::check(cudaMemGetInfo(&free_bytes, &total_bytes));
-    emulation::emulated_device()->set_capacity(total_bytes - free_bytes + bytes);
-  }
-
-  static constexpr size_t kCapacity = size_t{8} << 30;  // as at the start
-};
-
-bool is_prefetch(const Operation& o, int device) {
-  return o.kind == OperationKind::kPrefetch && (o.device < 0) == (device < 0);
-}
-bool is_kernel(const Operation& o, const char* name) {
-  return o.kind == OperationKind::kKernel && o.name.find(name) != std::string::npos;
-}
-
-/// Places of the operations that `is` accepts, in the order in which they ran.
-template <class Is>
-std::vector<size_t> places(const std::vector<Operation>& log, const Is& is) {
-  std::vector<size_t> found;
-  for (size_t i = 0; i < log.size(); ++i) {
-    if (is(log[i])) found.push_back(i);
-  }
-  return found;
-}
-
-TEST_P(PagedTest, ChunksAreCheckedAndBeginAsZeros) {
-  EXPECT_ERROR(ValueError, PagedArena(2 * kChunk, {{0, kChunk}, {kChunk, kChunk - 1}}, 0),
-               "allowed at least");
-  EXPECT_ERROR(ValueError, PagedArena(2 * kChunk, {{0, kChunk}, {kChunk - 1, kChunk}}, 0),
-               "allowed: inside");
-  EXPECT_ERROR(ValueError, PagedArena(kChunk, {{1, kChunk}}, 0), "allowed: inside");
-  const PagedArena arena(1000, {{0, 1000}}, 0);  // the only chunk may be small
-  std::vector<std::byte> bytes(1000, std::byte{1});
-  qlora::cuda::check(cudaMemcpy(bytes.data(), arena.data(), 1000, cudaMemcpyDefault));
-  EXPECT_EQ(bytes, std::vector<std::byte>(1000));
-}
-
-TEST_P(PagedTest, AChunkComesOnceAndGoesOnce) {
-  PagedArena arena(2 * kChunk, {{0, kChunk}, {kChunk, kChunk}}, 0);
-  if (!arena.is_paged()) GTEST_SKIP() << "no concurrent managed access";
-  const qlora::cuda::Stream stream;
-  arena.prefetch(1);
-  arena.prefetch(1);
-  arena.acquire(1, stream.get());
-  arena.acquire(0, stream.get());  // nobody has asked for it before
-  arena.release(1, stream.get());
-  arena.release(1, stream.get());
-  stream.synchronize();
-  arena.wait_for_host();
-  const auto stats = arena.stats();
-  EXPECT_EQ(stats.bytes_in, static_cast<int64_t>(2 * kChunk));
-  EXPECT_EQ(stats.bytes_out, static_cast<int64_t>(kChunk));
-  EXPECT_GE(stats.stall_ms, 0);
-}
-
-// Streams run in a random order where nothing orders them.
-TEST_P(PagedTest, WorkOnAChunkRunsBetweenItsArrivalAndItsEviction) {
-  auto* const device = emulation::emulated_device();
-  if (device == nullptr) GTEST_SKIP() << "the order is asserted under emulation";
-  for (uint64_t seed = 1; seed <= 16; ++seed) {
-    device->set_seed(seed);
-    PagedArena arena(3 * kChunk, {{0, kChunk}, {kChunk, kChunk}, {2 * kChunk, kChunk}}, 0);
-    const qlora::cuda::Stream stream;
-    device->clear_operations();
-    for (size_t chunk = 0; chunk < 3; ++chunk) {
-      arena.acquire(chunk, stream.get());
-      qlora::cuda::check(cudaMemsetAsync(arena.data() + chunk * kChunk, 1, 64, stream.get()));
-      arena.release(chunk, stream.get());
-    }
-    qlora::cuda::check(cudaDeviceSynchronize());
-    const auto log = device->operations();
-    const auto in = places(log, [](const Operation& o) { return is_prefetch(o, 0); });
-    const auto out = places(log, [](const Operation& o) { return is_prefetch(o, -1); });
-    const auto work = places(log, [](const Operation& o) { return o.kind == OperationKind::kSet; });
-    ASSERT_EQ(in.size(), 3u);
-    ASSERT_EQ(out.size(), 3u);
-    ASSERT_EQ(work.size(), 3u);
-    for (size_t chunk = 0; chunk < 3; ++chunk) {
-      EXPECT_LT(in[chunk], work[chunk]) << "seed " << seed;
-      EXPECT_LT(work[chunk], out[chunk]) << "seed " << seed;
-    }
-  }
-}
+class PagedUpdateTest : public testing::PagedTest {};
 
 /// Parameters and gradients on the device, and the same step on the host as oracle.
 class Steps {
@@ -198,7 +102,7 @@ class Steps {
 /// of 2.03 bytes an element.
 constexpr int64_t kOfChunk = (int64_t{1} << 20);
 
-TEST_P(PagedTest, AStepIsTheHostsWhetherPagedOrNot) {
+TEST_P(PagedUpdateTest, AStepIsTheHostsWhetherPagedOrNot) {
   for (const bool is_paged : {true, false}) {
     if (auto* device = emulation::emulated_device()) {
       device->set_concurrent_managed_access(is_paged);
@@ -220,7 +124,7 @@ TEST_P(PagedTest, AStepIsTheHostsWhetherPagedOrNot) {
   }
 }
 
-TEST_P(PagedTest, StatesGoBackWhileTheDeviceIsShortOfMemory) {
+TEST_P(PagedUpdateTest, StatesGoBackWhileTheDeviceIsShortOfMemory) {
   if (emulation::emulated_device() == nullptr) GTEST_SKIP() << "a device is not filled for a test";
   const std::vector<int64_t> counts = {5000, 30, 4096};
   DeviceUpdate update(counts, 0);
@@ -241,7 +145,7 @@ TEST_P(PagedTest, StatesGoBackWhileTheDeviceIsShortOfMemory) {
   EXPECT_EQ(stats.bytes_in, 3 * bytes);
 }
 
-TEST_P(PagedTest, ChunksComeBeforeTheirUpdateAndGoAfterIt) {
+TEST_P(PagedUpdateTest, ChunksComeBeforeTheirUpdateAndGoAfterIt) {
   auto* const device = emulation::emulated_device();
   if (device == nullptr) GTEST_SKIP() << "the order is asserted under emulation";
   const std::vector<int64_t> counts(5, kOfChunk);
@@ -297,7 +201,7 @@ TEST_P(PagedTest, ChunksComeBeforeTheirUpdateAndGoAfterIt) {
 }
 
 // An expert that no token chose has no gradient: its states and its share of the norm stay out.
-TEST_P(PagedTest, ATensorWithoutAGradientIsLeftAlone) {
+TEST_P(PagedUpdateTest, ATensorWithoutAGradientIsLeftAlone) {
   const std::vector<int64_t> counts = {5000, 30, 4096};
   DeviceUpdate update(counts, 0);
   std::vector<std::unique_ptr<DeviceArray<float>>> parameters;
@@ -322,7 +226,7 @@ TEST_P(PagedTest, ATensorWithoutAGradientIsLeftAlone) {
   EXPECT_EQ(parameters[2]->values()[0], after);
 }
 
-TEST_P(PagedTest, StatesAreHeldAsAskedFor) {
+TEST_P(PagedUpdateTest, StatesAreHeldAsAskedFor) {
   const std::vector<int64_t> counts = {5000, 30};
   const DeviceUpdate plain(counts, 0, DeviceStates::k8bit);
   EXPECT_FALSE(plain.is_paged());
@@ -337,7 +241,7 @@ TEST_P(PagedTest, StatesAreHeldAsAskedFor) {
             2 * 5000);
 }
 
-TEST_P(PagedTest, TensorsOfOtherSizesAreRefused) {
+TEST_P(PagedUpdateTest, TensorsOfOtherSizesAreRefused) {
   DeviceUpdate update(std::vector<int64_t>{5000, 10}, 0);
   const auto step = [&](std::vector<UpdateTensor> tensors) {
     update.step(tensors, adamw_step(1e-3, 0.9, 0.999, 1e-8, 0.1, 1), 1, 0, nullptr, nullptr);
@@ -347,76 +251,9 @@ TEST_P(PagedTest, TensorsOfOtherSizesAreRefused) {
                "11 elements, allowed 10");
 }
 
-INSTANTIATE_TEST_SUITE_P(, PagedTest,
+INSTANTIATE_TEST_SUITE_P(, PagedUpdateTest,
                          ::testing::Values(testing::KernelCase{BackEnd::kCuda, FloatKind::kF32}),
                          testing::case_name);
-
-/// The tensors of LoRA on all linears of a Llama model.
-std::vector<int64_t> lora_counts(int64_t layers, int64_t width, int64_t mlp, int64_t rank) {
-  std::vector<int64_t> counts;
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    for (int i = 0; i < 4; ++i) counts.insert(counts.end(), {rank * width, width * rank});
-    for (int i = 0; i < 2; ++i) counts.insert(counts.end(), {rank * width, mlp * rank});
-    counts.insert(counts.end(), {rank * mlp, width * rank});
-  }
-  return counts;
-}
-
-// bitsandbytes pages tensors of at least 100,000 elements one by one; those of an adapter are
-// smaller or little more, and each would be a page of its own.
-TEST(StatePlanTest, NearlyAllStatesOf7BArePagedInLargeChunks) {
-  for (const int64_t rank : {8, 16, 64}) {
-    const auto counts = lora_counts(32, 4096, 11008, rank);
-    const StatePlan plan = plan_states(counts, kChunk);
-    int64_t paged = 0, all = 0, small = 0;
-    for (const int64_t count : counts) {
-      const int64_t bytes = 2 * count + 2 * 4 * ((count + 255) / 256);
-      all += count >= kAdamw8MinElements ? bytes : 8 * count;
-      paged += count >= kAdamw8MinElements ? bytes : 0;
-      small += count < 500000 ? 1 : 0;
-    }
-    EXPECT_GT(small, std::ssize(counts) / 2);  // no tensor alone is worth a prefetch
-    EXPECT_GT(static_cast<double>(paged), 0.9 * static_cast<double>(all));
-    EXPECT_GE(static_cast<int64_t>(plan.bytes), paged);
-    EXPECT_LE(static_cast<int64_t>(plan.bytes), paged + 4 * 15 * std::ssize(counts));
-    size_t end = 0, next = 0;
-    for (const auto& chunk : plan.chunks) {
-      EXPECT_EQ(chunk.offset, end);
-      EXPECT_EQ(chunk.first_tensor, next);
-      EXPECT_GE(chunk.bytes, kChunk);
-      EXPECT_LT(chunk.bytes, 2 * kChunk + 2 * 2 * 64 * 11008);
-      end = chunk.offset + chunk.bytes;
-      next += chunk.tensor_count;
-    }
-    EXPECT_EQ(end, plan.bytes);
-    EXPECT_EQ(next, counts.size());
-  }
-}
-
-TEST(StatePlanTest, StatesDoNotOverlapAndAreAligned) {
-  const std::vector<int64_t> counts = {5000, 4096, 100001, 4097};
-  const StatePlan plan = plan_states(counts, 15000);
-  size_t end = 0;
-  for (size_t i = 0; i < counts.size(); ++i) {
-    const auto codes = static_cast<size_t>(counts[i]), absmax = (codes + 255) / 256 * 4;
-    const auto& s = plan.slots[i];
-    for (const auto& [at, bytes] :
-         {std::pair{s.mean_codes, codes}, std::pair{s.square_codes, codes},
-          std::pair{s.mean_absmax, absmax}, std::pair{s.square_absmax, absmax}}) {
-      EXPECT_GE(at, end);
-      EXPECT_EQ(at % 16, 0u);
-      end = at + bytes;
-    }
-  }
-  EXPECT_LE(end, plan.bytes);
-  ASSERT_EQ(plan.chunks.size(), 2u);  // what is left over joins the last chunk
-  EXPECT_EQ(plan.chunks[0].tensor_count, 2u);
-  EXPECT_EQ(plan.chunks[1].tensor_count, 2u);
-  const StatePlan small = plan_states(std::vector<int64_t>{4096}, kChunk);
-  ASSERT_EQ(small.chunks.size(), 1u);
-  EXPECT_EQ(small.chunks[0].bytes, small.bytes);
-  EXPECT_TRUE(plan_states({}, kChunk).chunks.empty());
-}
 
 }  // namespace
 }  // namespace qlora::trainer

@@ -8,8 +8,8 @@ void* torch_current_stream(int) {
   return nullptr;
 }
 
-MemoryUse torch_memory_use(int) {
-  return {};
+int64_t torch_peak_bytes(int) {
+  return 0;
 }
 
 }  // namespace qlora::cuda

@@ -17,5 +17,14 @@ TEST(SummaryText, SaysWhatTheEvaluationsMeasured) {
   EXPECT_NE(summary_text(result).find("perplexity 8.000 -> 2.000"), std::string::npos);
 }
 
+TEST(SummaryText, NamesTheDevicesMemoryWhereTheRunHadOne) {
+  TrainResult result{.run_dir = "out", .steps = 4, .total_steps = 4};
+  EXPECT_EQ(summary_text(result).find("on the device"), std::string::npos);
+  EXPECT_FALSE(result_json(result).contains("peak_device_bytes"));
+  result.peak_device_bytes = 4'200'000'000;
+  EXPECT_NE(summary_text(result).find(", on the device 4.2 GB"), std::string::npos);
+  EXPECT_EQ(result_json(result).at("peak_device_bytes"), 4'200'000'000);
+}
+
 }  // namespace
 }  // namespace qlora::trainer

@@ -171,3 +171,14 @@ T __ldg(const T* place) {
 inline float rsqrtf(float x) {
   return 1.0f / std::sqrt(x);
 }
+/// Four of the eight bytes of x (0 to 3) and y (4 to 7), one a nibble of the selector; its top bit,
+/// a byte's sign, is not known.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t both = static_cast<uint64_t>(y) << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned byte = (selector >> (4 * i)) & 7u;
+    result |= static_cast<unsigned>(both >> (8 * byte) & 255u) << (8 * i);
+  }
+  return result;
+}
