@@ -82,10 +82,9 @@ void read_calibration_file(const configs::RunConfig& config, const Wanted& wante
   if (wanted.evaluation && rows.size() >= 2) {
     const int64_t held = std::clamp<int64_t>(rows.size() / 10, 1, kHeldOutRows);
     // A size of 1 would be read as the fraction of all rows.
-    auto [rest, part] = data::split_dataset(
-        std::move(rows),
-        held == 1 ? 1.0 / static_cast<double>(rows.size()) : static_cast<double>(held),
-        options.calibration.seed);
+    const double size =
+        held == 1 ? 1.0 / static_cast<double>(rows.size()) : static_cast<double>(held);
+    auto [rest, part] = data::split_dataset(std::move(rows), size, options.calibration.seed);
     set_evaluation(row_protocol(part, config, *tokenizer), options.evaluation.max_tokens, data);
     rows = std::move(rest);
   }

@@ -89,7 +89,7 @@ std::string data_text(const Json& facts, Colour colour) {
       text += mark(sample["pieces"][t].get<std::string>(), sample["learnt"][t] != 0,
                    LineBreaks::kReplace);
     }
-    text += "\n";
+    text += '\n';
   }
   return text;
 }

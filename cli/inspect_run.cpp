@@ -65,7 +65,8 @@ Json config_facts(const std::filesystem::path& file) {
                           "/lora/r", "/lora/lora_alpha", "/lora/target_modules", "/learning_rate",
                           "/lr_scheduler_type", "/optim", "/compute_dtype", "/seed"}) {
     const Json::json_pointer pointer(key);
-    if (config.contains(pointer) && config[pointer] != "") facts[pointer.back()] = config[pointer];
+    const Json value = config.value(pointer, Json(""));
+    if (value != Json("")) facts[pointer.back()] = value;
   }
   return facts;
 }

@@ -22,7 +22,7 @@ void shorten_spinning(int, char**, char** environment) {
 }
 
 __attribute__((section(".preinit_array"),
-               used)) void (*const before_libraries)(int, char**, char**) = shorten_spinning;
+               used)) void (*const kBeforeLibraries)(int, char**, char**) = shorten_spinning;
 
 }  // namespace
 

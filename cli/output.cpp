@@ -74,7 +74,7 @@ std::string table_text(const Json& rows, const std::string& indent) {
     for (size_t c = 0; c < keys.size(); ++c) {
       text += c + 1 < keys.size() ? padded(line[c], widest[c] + 2) : line[c];
     }
-    text += "\n";
+    text += '\n';
   }
   return text;
 }

@@ -1,5 +1,6 @@
 #include <CLI/App.hpp>
 #include <charconv>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -68,7 +69,7 @@ int64_t parse_parameters(const std::string& text) {
   QLORA_CHECK(error == std::errc() && count >= 1 && count < 1e15, ConfigError,
               "[usage] --parameters is {}, allowed: a number with B or M, as in 7B or 135M",
               terminal_safe(text, LineBreaks::kReplace));
-  return static_cast<int64_t>(count + 0.5);
+  return std::llround(count);
 }
 
 model::ServingGoal goal_of(const std::string& name) {

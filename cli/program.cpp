@@ -37,9 +37,9 @@ void print_error(const std::string& text) {
 }
 
 /// The subcommand that was given, or the program.
-const CLI::App& chosen_command(const CLI::App& program) {
-  const auto chosen = program.get_subcommands();
-  return chosen.empty() ? program : chosen_command(*chosen.front());
+const CLI::App* chosen_command(const CLI::App* program) {
+  const auto chosen = program->get_subcommands();
+  return chosen.empty() ? program : chosen_command(chosen.front());
 }
 
 std::vector<std::string> known_names(const CLI::App& command) {
@@ -61,7 +61,7 @@ std::string full_name(const CLI::App& command) {
 
 /// One line for a line that was not understood, with the nearest known word.
 std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
-  const CLI::App& command = chosen_command(program);
+  const CLI::App& command = *chosen_command(&program);
   const std::vector<std::string> unknown = program.remaining(true);
   std::string what = error.what();
   if (!unknown.empty()) {  // also where a subcommand is missing: it is the word that was not known

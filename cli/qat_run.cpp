@@ -82,7 +82,7 @@ void solve_codes(const configs::RunConfig& config, const data::ExampleSet& rows,
   log.notice(fmt::format("GPTQ's codes: solved into {}", folder.string()));
   const exporter::ExportData data{.calibration = rows, .evaluation = {}, .protocol = {}};
   if (exporter::export_model(base_of(config), data, options, log).interrupted) {
-    throw exporter::Interrupted();
+    exporter::unwind_export();
   }
 }
 

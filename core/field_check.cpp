@@ -39,7 +39,8 @@ std::optional<Json> as_text(const FieldType& type, const Json& value) {
   const auto& names = type.names;
   if (value.is_number_integer() && !names.empty()) return as_text(type, Json(value.dump()));
   if (!value.is_string()) return std::nullopt;
-  const bool known = names.empty() || std::count(names.begin(), names.end(), value) > 0;
+  const bool known =
+      names.empty() || std::count(names.begin(), names.end(), value.get<std::string>()) > 0;
   return known ? std::optional<Json>(value) : std::nullopt;
 }
 

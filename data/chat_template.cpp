@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
+#include <ctime>
+#include <iomanip>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/error.h"
 #include "data/jinja/text_tools.h"
@@ -72,18 +74,15 @@ std::vector<std::pair<std::string, Value>> read_variables(const std::string& tex
 
 std::time_t read_date(const std::string& text) {
   if (text.empty()) return std::time(nullptr);
-  std::tm day{};
-  int end = 0;
-  const int read =
-      std::sscanf(text.c_str(), "%4d-%2d-%2d%n", &day.tm_year, &day.tm_mon, &day.tm_mday, &end);
-  const std::tm given = day;
-  day.tm_year -= 1900;
-  day.tm_mon -= 1;
+  std::istringstream in(text);
+  std::tm given{};
+  in >> std::get_time(&given, "%Y-%m-%d");
+  std::tm day = given;
   day.tm_hour = 12;
   day.tm_isdst = -1;
-  const std::time_t time = read == 3 ? std::mktime(&day) : -1;
-  const bool is_day = read == 3 && end == static_cast<int>(text.size()) &&
-                      day.tm_mday == given.tm_mday && day.tm_mon + 1 == given.tm_mon;
+  const std::time_t time = in.fail() ? -1 : std::mktime(&day);
+  const bool is_day = !in.fail() && in.peek() == std::char_traits<char>::eof() &&
+                      day.tm_mday == given.tm_mday && day.tm_mon == given.tm_mon;
   QLORA_CHECK(is_day, ConfigError, "[data] chat_template_date is {}, expected a day as YYYY-MM-DD",
               io::quote(text));
   return time;

@@ -146,7 +146,9 @@ std::string RowRenderer::prompt(const Record& record) const {
   if (form_ == RowForm::kText) return pieces[0].text;
   const bool is_asked = form_ == RowForm::kMessages && !is_answered;
   size_t end = pieces.size();  // the last answer's piece, which is left out with what follows
-  while (!is_asked && end > 0 && !pieces[--end].is_response) {
+  while (!is_asked && end > 0) {
+    --end;
+    if (pieces[end].is_response) break;
   }
   std::string prompt;
   for (size_t i = 0; i < end; ++i) prompt += pieces[i].text;

@@ -60,7 +60,9 @@ Unigram::Rules read_unigram(const json& model, TokenizerJsonEvents& reader,
 
 void refuse_text(const json& model, const char* key, const std::string& where) {
   const auto at = model.find(key);
-  QLORA_CHECK(at == model.end() || at->is_null() || (at->is_string() && *at == ""), FormatError,
+  const bool is_set = at != model.end() && !at->is_null() &&
+                      !(at->is_string() && at->get_ref<const std::string&>().empty());
+  QLORA_CHECK(!is_set, FormatError,
               "[tokenizer] {}: model.{} is set, which is not supported; allowed null", where, key);
 }
 

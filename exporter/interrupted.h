@@ -8,9 +8,15 @@ namespace qlora::exporter {
 /// directory; the block that was under way is begun again.
 struct Interrupted {};
 
+/// throws Interrupted
+[[noreturn]] inline void unwind_export() {
+  throw Interrupted{};  // NOLINT(bugprone-std-exception-baseclass): no handler of errors may take
+                        // it
+}
+
 /// throws Interrupted where a signal was noted
 inline void check_stop_request() {
-  if (stop_requested()) throw Interrupted{};
+  if (stop_requested()) unwind_export();
 }
 
 }  // namespace qlora::exporter

@@ -77,7 +77,7 @@ constexpr LegalRow kRows[] = {
 };
 
 template <class T>
-bool holds(std::span<const T> list, T value) {
+bool holds(std::span<const T> list, const T& value) {
   return std::find(list.begin(), list.end(), value) != list.end();
 }
 

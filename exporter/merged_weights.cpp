@@ -64,13 +64,13 @@ MergedWeights::MergedWeights(const model::BlockLoader& loader, const lora::PeftA
 }
 
 torch::Tensor MergedWeights::base_weight(const std::string& module) const {
-  const torch::Tensor weight = loader_.source().tensor_f32(module + ".weight");
+  torch::Tensor weight = loader_.source().tensor_f32(module + ".weight");
   if (base_ == MergeBase::kOriginal) return weight;
   return quant::dequantize_nf4(quant::quantize_nf4(weight, four_bit_), torch::kFloat32);
 }
 
 torch::Tensor MergedWeights::weight(const std::string& module) const {
-  const torch::Tensor base = base_weight(module);
+  torch::Tensor base = base_weight(module);
   if (adapter_ == nullptr) return base;
   const auto adapter = adapter_of(*adapter_, module);
   return adapter ? lora::merged_weight(base, *adapter) : base;

@@ -16,7 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 
 // What every loader expects: a file without it is refused by some.
-const io::Metadata kMetadata = {{"format", "pt"}};
+io::Metadata metadata() {
+  return {{"format", "pt"}};
+}
 
 std::string shard_name(size_t shard, size_t count) {
   if (count == 1) return "model.safetensors";
@@ -85,7 +87,7 @@ void ShardWriter::write(std::string_view name, std::span<const std::byte> bytes)
               "[export] tensor {} is written twice", io::quote(name));
   if (!shard.writer) {
     shard.writer =
-        std::make_unique<io::SafetensorsWriter>(folder_ / shard.file, shard.layout, kMetadata);
+        std::make_unique<io::SafetensorsWriter>(folder_ / shard.file, shard.layout, metadata());
   }
   shard.writer->write(name, bytes);
   if (++shard.written < shard.layout.size()) return;
@@ -97,11 +99,11 @@ std::vector<std::string> ShardWriter::finish() {
   std::vector<std::string> files;
   for (Shard& shard : shards_) {
     if (shard.layout.empty()) {
-      io::SafetensorsWriter(folder_ / shard.file, {}, kMetadata).commit();
+      io::SafetensorsWriter(folder_ / shard.file, {}, metadata()).commit();
     } else if (shard.writer || shard.written == 0) {
       if (!shard.writer) {
         shard.writer =
-            std::make_unique<io::SafetensorsWriter>(folder_ / shard.file, shard.layout, kMetadata);
+            std::make_unique<io::SafetensorsWriter>(folder_ / shard.file, shard.layout, metadata());
       }
       shard.writer->commit();  // says which tensor is missing
       shard.writer.reset();

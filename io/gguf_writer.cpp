@@ -137,7 +137,7 @@ struct GgufWriter::State {
 };
 
 GgufWriter::GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata,
-                       std::vector<Entry> layout) {
+                       const std::vector<Entry>& layout) {
   QLORA_CHECK(!metadata.has("general.alignment"), ValueError,
               "[io] general.alignment is among the metadata, but the writer aligns to {}; leave it "
               "out",

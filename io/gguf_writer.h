@@ -59,7 +59,7 @@ class GgufWriter {
   ///        of no or more than 4 dimensions, a dimension below 1, rows that split a block, and for
   ///        general.alignment among the metadata; IoError where the file cannot be made
   GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata,
-             std::vector<Entry> layout);
+             const std::vector<Entry>& layout);
   ~GgufWriter();
   GgufWriter(GgufWriter&&) noexcept;
   GgufWriter& operator=(GgufWriter&&) noexcept;

@@ -284,9 +284,7 @@ class QuantizationConfigReader {
     const std::string format =
         key != nullptr ? *group.text(key) : object_.text("format").value_or("");
     form.form = compressed_layout(group, format, type);
-    if (type == "float") {
-      check_bits(weights, "num_bits", form.bits, {8});
-    } else if (form.form == PackedForm::kIntQuantized) {
+    if (type == "float" || form.form == PackedForm::kIntQuantized) {
       check_bits(weights, "num_bits", form.bits, {8});
     } else {
       check_bits(weights, "num_bits", form.bits, {2, 3, 4, 8});

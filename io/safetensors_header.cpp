@@ -174,7 +174,7 @@ std::string safetensors_header(const std::vector<SafetensorsWriter::Entry>& layo
                         offset, end);
     offset = end;
   }
-  json += "}";
+  json += '}';
   json.append((8 - json.size() % 8) % 8, ' ');
   std::string header(8, '\0');
   const uint64_t length = json.size();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "core/float_kind.h"
@@ -20,7 +21,7 @@ struct DropoutArgs {
 
 /// Draws below it drop an element.
 inline uint32_t dropout_threshold(double probability) {
-  return static_cast<uint32_t>(probability * 65536.0 + 0.5);
+  return static_cast<uint32_t>(std::lround(probability * 65536.0));
 }
 
 /// Factor of the elements that stay.

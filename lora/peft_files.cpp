@@ -34,7 +34,8 @@ bool is_off(const json& config, const char* key) {
   if (found == config.end() || found->is_null()) return true;
   if (found->is_boolean()) return !found->get<bool>();
   if (found->is_array() || found->is_object()) return found->empty();
-  return found->is_string() && (*found == "none" || *found == "");
+  const auto* text = found->get_ptr<const std::string*>();
+  return text != nullptr && (text->empty() || *text == "none");
 }
 
 /// Every key that changes what an adapter computes and that this program does not know how to.

@@ -28,10 +28,11 @@ Grids affine_grids(const torch::Tensor& weight, int64_t group_size, const Affine
   const auto high = groups.amax({-1}).clamp_min(0);
   const int32_t top = affine_max_code(o.bits);
   if (o.rule != GridRule::kAsymmetric) {
-    const double steps = o.rule == GridRule::kSymmetric ? top / 2 : top * 0.5;
+    const int32_t half = top / 2;
+    const double steps = o.rule == GridRule::kSymmetric ? half : top * 0.5;
     const auto most = torch::maximum(low.neg(), high);
     const auto scales = rounded_scale(most / number_like(most, steps), o.scale_type);
-    return {scales, torch::full_like(scales, top / 2 + 1, scales.options().dtype(torch::kUInt8))};
+    return {scales, torch::full_like(scales, half + 1, scales.options().dtype(torch::kUInt8))};
   }
   const auto scales = rounded_scale((high - low) / number_like(high, top), o.scale_type);
   const auto zeros = torch::round(low.neg() / scales).clamp(0, top);

@@ -30,8 +30,8 @@ QLORA_HD AffineSlope affine_slope(float w, AffineGrid grid, int64_t bits) {
 /// Factor of a learned scale's gradient: 1 / sqrt(weights in the group · largest positive code).
 ///   Source    Esser et al., LSQ, arXiv:1902.08153, section 2.2
 QLORA_HD float lsq_gradient_scale(int64_t group_size, int64_t bits) {
-  const auto top = static_cast<float>(affine_max_code(bits) / 2);
-  return 1 / std::sqrt(static_cast<float>(group_size) * top);
+  const int32_t most = affine_max_code(bits) / 2;
+  return 1 / std::sqrt(static_cast<float>(group_size) * static_cast<float>(most));
 }
 
 }  // namespace qlora::quant

@@ -43,9 +43,10 @@ QLORA_HD AffineGrid affine_grid(float low, float high, const AffineOptions& o) {
   high = high > 0 ? high : 0;
   if (o.rule != GridRule::kAsymmetric) {
     const float most = -low > high ? -low : high;
-    const float steps = o.rule == GridRule::kSymmetric ? static_cast<float>(top / 2)
-                                                       : static_cast<float>(top) * 0.5f;
-    return {rounded_scale(most / steps, o.scale_type), top / 2 + 1};
+    const int32_t half = top / 2;
+    const float steps =
+        o.rule == GridRule::kSymmetric ? static_cast<float>(half) : static_cast<float>(top) * 0.5f;
+    return {rounded_scale(most / steps, o.scale_type), half + 1};
   }
   const float scale = rounded_scale((high - low) / static_cast<float>(top), o.scale_type);
   const auto zero = static_cast<int32_t>(std::rint(-low / scale));

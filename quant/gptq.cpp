@@ -5,6 +5,7 @@
 #include <ATen/ops/linalg_solve_triangular.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "quant/checks.h"
@@ -262,7 +263,7 @@ GptqTensor quantize_gptq(const Tensor& weight, const LinearStatistics& statistic
   if (!factor.factor.defined()) {
     report.fallback =
         fmt::format("the Hessian is not positive definite at damping {}", factor.damp_percent);
-    result.tensor = nearest;
+    result.tensor = std::move(nearest);
     return result;
   }
   QLORA_CHECK(factor.factor.size(0) == weight.size(1) && factor.factor.device() == weight.device(),
@@ -275,7 +276,7 @@ GptqTensor quantize_gptq(const Tensor& weight, const LinearStatistics& statistic
       solve(weight, factor, affine, options, checked_group_size(weight.size(1), affine));
   if (!result.tensor.codes.defined()) {
     report.fallback = "a scale left its type while errors were made good";
-    result.tensor = nearest;
+    result.tensor = std::move(nearest);
     return result;
   }
   const double error = output_error(dequantize_affine(result.tensor) - weight, statistics);
@@ -283,7 +284,7 @@ GptqTensor quantize_gptq(const Tensor& weight, const LinearStatistics& statistic
     report.fallback =
         fmt::format("rounding to nearest has the smaller error ({:.4g} against {:.4g})",
                     report.error_rtn, error);
-    result.tensor = nearest;
+    result.tensor = std::move(nearest);
     return result;
   }
   report.error = error;

@@ -21,7 +21,7 @@ constexpr int64_t kTokenStep = 32;      // token counts are rounded up: oneDNN m
 /// Some tokens of x as the products want them: x [T, K] transposed, and in pairs of tokens.
 class TokenChunk {
  public:
-  TokenChunk(int64_t cols)
+  explicit TokenChunk(int64_t cols)
       : cols_(cols),
         transposed_(at::empty({cols * kTokens}, torch::kBFloat16)),
         paired_(at::empty({cols * kTokens}, torch::kBFloat16)) {}

@@ -48,7 +48,7 @@ void InputObserver::grow(float most) {
   if (range == 0) range = most > 0 ? most : 1;
   while (range < most) {
     range *= 2;
-    for (torch::Tensor counts : {state_.narrow(0, kCountsAt, kBins), pending_}) {
+    for (const torch::Tensor& counts : {state_.narrow(0, kCountsAt, kBins), pending_}) {
       if (!counts.defined()) continue;
       const torch::Tensor pairs = counts.view({kBins / 2, 2}).sum(1);
       counts.zero_().narrow(0, 0, kBins / 2).copy_(pairs);

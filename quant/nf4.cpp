@@ -134,8 +134,8 @@ Nf4Tensor quantize_nf4(const torch::Tensor& weight, const Nf4Options& options) {
 void dequantize_nf4_rows_into(const Nf4Tensor& t, int64_t row_begin, int64_t row_count,
                               const torch::Tensor& out) {
   QLORA_CHECK(row_begin >= 0 && row_count >= 0 && row_begin <= t.rows() - row_count, ShapeError,
-              "[quant] rows [{}, {}) wanted, allowed within [0, {})", row_begin,
-              row_begin + row_count, t.rows());
+              "[quant] {} rows from row {} wanted, allowed within [0, {})", row_count, row_begin,
+              t.rows());
   check_out(out, row_count, t.cols(), t.codes);
   const c10::OptionalDeviceGuard guard(t.device());
   const Nf4DequantArgs args = dequant_args(t, row_begin, row_count, out.mutable_data_ptr(),

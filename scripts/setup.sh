@@ -27,7 +27,7 @@ packages=(
   libgoogle-perftools-dev                               # tcmalloc
   libfmt-dev nlohmann-json3-dev libcli11-dev libssl-dev # text, JSON, command line, SHA-256
   libgtest-dev libgmock-dev libbenchmark-dev            # tests and benchmarks
-  clang-format clang-tidy                               # style
+  clang-format                                          # style
   wordnet-base unzip ca-certificates                    # the quickstart's data and model
 )
 if ((full)); then packages+=(clang libomp-dev); fi # ThreadSanitizer understands LLVM's OpenMP only
@@ -87,6 +87,13 @@ install_venv() {
       $(grep -E '^(cmake|ninja)==' scripts/requirements.txt)
   fi
   cp scripts/requirements.txt "$venv/qlora-requirements.txt"
+}
+
+install_tidy() {
+  local file=scripts/requirements-tidy.txt
+  cmp -s "$file" "$venv/qlora-requirements-tidy.txt" && return
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r "$file"
+  cp "$file" "$venv/qlora-requirements-tidy.txt"
 }
 
 # Major version of an nvcc, or nothing where it does not run.
@@ -151,3 +158,6 @@ step 'setup: libtorch, CMake and Ninja in .venv' \
   "check the network (pip's own settings and proxies apply) and the free disk space, then run this again; delete .venv to start over" \
   install_venv
 step 'setup: CUDA compiler' "run scripts/setup.sh --no-cuda to build without the CUDA module" find_nvcc
+if ((full)); then
+  step 'setup: clang-tidy in .venv' "check the network (pip's own settings and proxies apply), then run this again" install_tidy
+fi

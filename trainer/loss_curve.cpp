@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "core/text.h"
 
@@ -51,6 +52,15 @@ double tick_step(double span, int most) {
   return 10 * power;
 }
 
+/// first, first + step … up to last
+std::vector<double> ticks(double first, double last, double step) {
+  std::vector<double> out;
+  const auto most =
+      static_cast<int>((last - first) / step + 1e-9);  // a whole number may come out short
+  for (int i = 0; i <= most; ++i) out.push_back(first + i * step);
+  return out;
+}
+
 /// Places data in the picture and draws its frame.
 class Axes {
  public:
@@ -78,15 +88,15 @@ class Axes {
   std::string frame() const {
     const int decimals = std::max(0, static_cast<int>(-std::floor(std::log10(loss_tick_))));
     std::string svg;
-    for (double loss = losses_.low; loss < losses_.high + loss_tick_ / 2; loss += loss_tick_) {
+    for (const double loss : ticks(losses_.low, losses_.high, loss_tick_)) {
       svg += fmt::format(
           "<line class=\"rule\" x1=\"{}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\"/>"
           "<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:.{}f}</text>\n",
           kLeft, y(loss), kRight, y(loss), kLeft - 8, y(loss) + 4.5, loss, decimals);
     }
     const double step_tick = std::max(1.0, tick_step(steps_.high - steps_.low, 8));
-    for (double step = std::ceil(steps_.low / step_tick) * step_tick; step <= steps_.high;
-         step += step_tick) {
+    for (const double step :
+         ticks(std::ceil(steps_.low / step_tick) * step_tick, steps_.high, step_tick)) {
       svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{:.0f}</text>\n",
                          x(step), kBottom + 20, step);
     }

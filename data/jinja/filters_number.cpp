@@ -99,7 +99,7 @@ int64_t whole_part(double x) {
 
 Value to_integer(Interpreter&, const Value& value, Arguments& arguments) {
   const Bound bound("the filter 'int'", arguments, {"default", "base"});
-  const Value fallback = bound.or_else(0, Value(0));
+  Value fallback = bound.or_else(0, Value(0));
   int64_t n = 0;
   double x = 0;
   if (value.is_undefined()) refuse_undefined(value);

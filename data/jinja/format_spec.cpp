@@ -22,7 +22,7 @@ std::string grouped(const std::string& digits) {
 
 /// Sign, prefix and digits, filled to the width.
 std::string number_field(Interpreter& in, const FormatSpec& spec, bool is_negative,
-                         std::string prefix, std::string digits) {
+                         const std::string& prefix, const std::string& digits) {
   std::string sign = is_negative ? "-" : spec.sign == '+' ? "+" : spec.sign == ' ' ? " " : "";
   const auto taken = static_cast<int64_t>(sign.size() + prefix.size());
   if (spec.align == '=') {

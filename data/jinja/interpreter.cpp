@@ -277,7 +277,8 @@ std::string Interpreter::capture(const std::vector<NodePtr>& body) {
 }
 
 Value Interpreter::filter_captured(const Node* filters, Value text) {
-  return filters ? evaluate_filter(*filters, &text) : text;
+  if (filters == nullptr) return text;
+  return evaluate_filter(*filters, &text);
 }
 
 void Interpreter::run_with(const Node& node) {

@@ -65,7 +65,7 @@ std::string text_repr(const TextData& data) {
     }
   }
   out += quote;
-  if (data.is_safe) out += ")";
+  if (data.is_safe) out += ')';
   return out;
 }
 
@@ -80,7 +80,7 @@ std::string sequence_repr(const Value& value) {
   const auto& items = value.as<const Sequence>()->items;
   std::string out = value.is_tuple() ? "(" : "[";
   append_items(out, items);
-  if (value.is_tuple() && items.size() == 1) out += ",";
+  if (value.is_tuple() && items.size() == 1) out += ',';
   return out + (value.is_tuple() ? ")" : "]");
 }
 

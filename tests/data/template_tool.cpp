@@ -29,7 +29,7 @@ int main() {
     } catch (const qlora::Error& error) {
       result = {{"error", error.what()}};
     }
-    std::cout << result.dump() << std::endl;
+    std::cout << result.dump() << '\n' << std::flush;
   }
   return 0;
 }

@@ -21,8 +21,6 @@
 
 namespace {
 
-using qlora::data::Tokenizer;
-
 std::vector<std::string> read_records(size_t unit) {
   const std::string input((std::istreambuf_iterator<char>(std::cin)), {});
   std::vector<std::string> records;

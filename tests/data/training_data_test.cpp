@@ -144,7 +144,6 @@ TEST_F(LoadTrainingData, EveryIdNeedsAnEmbedding) {
 }
 
 TEST_F(LoadTrainingData, TakesTokenFiles) {
-  const std::string rows = options_.dataset_name;
   options_.tokens.file =
       put_tokens<int32_t>(folder_, io::DType::kI32, {2, 3}, {1, 2, 3, 4, 5, 6}).string();
   EXPECT_ERROR(ConfigError, load(), "both of dataset_name and tokens.file are set");

@@ -349,7 +349,7 @@ TEST_F(DeviceModel, OffloadedActivationsAreGivenOnce) {
   expect_same(offload.get(1), h * 2);
   expect_same(offload.get(0), h);
   EXPECT_ERROR(ValueError, offload.get(0), "activation 0 of 2 is asked for again");
-  EXPECT_ERROR(DeviceError, ActivationOffload(torch::kCPU), "allowed a CUDA device");
+  EXPECT_ERROR(DeviceError, ActivationOffload{torch::kCPU}, "allowed a CUDA device");
 }
 
 TEST_P(DeviceFamily, MeasuresAndGeneratesAsOnTheCpu) {

@@ -23,7 +23,6 @@ namespace {
 using testing::EventLog;
 using testing::expect_same;
 using testing::kDevice;
-using testing::relative_error;
 using testing::TinyRun;
 using torch::Tensor;
 

@@ -26,6 +26,6 @@ int main(int argc, char** argv) {
     std::cerr << error.what() << '\n';
     return kNoDevice;
   }
-  std::cout << qlora::cuda::device_info(0).name << std::endl;
+  std::cout << qlora::cuda::device_info(0).name << '\n' << std::flush;
   return RUN_ALL_TESTS();
 }

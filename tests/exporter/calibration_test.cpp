@@ -25,7 +25,7 @@ using namespace qlora::testing;  // the helpers of the tests
 
 // ---------------------------------------------------------------------- calibration set
 
-data::ExampleSet rows(std::vector<int64_t> lengths) {
+data::ExampleSet rows(const std::vector<int64_t>& lengths) {
   data::ExampleSet set{.name = "rows.jsonl"};
   int32_t next = 0;
   for (const int64_t length : lengths) {

@@ -94,7 +94,7 @@ class ExportModel : public ::testing::Test {
       const std::string module = linear.at("module");
       if (result.model_path.extension() != ".gguf") {
         const auto weight = written.weight(module).dense_copy(torch::kFloat32);
-        EXPECT_EQ(weight_hash(weight), linear.at("weight_sha256")) << module;
+        EXPECT_EQ(weight_hash(weight), linear.at("weight_sha256").get<std::string>()) << module;
       } else {
         expect_error_as_reported(exact, linear);
       }

@@ -19,9 +19,9 @@ class Stages : public ::testing::Test {
  protected:
   Stages() {
     write_tiny_checkpoint(folder_ / "model", {.weight_scale = 0.2});
-    loader_.emplace(options_(), quant::Nf4Options{});
+    loader_.emplace(options(), quant::Nf4Options{});
   }
-  model::ModelOptions options_() const {
+  model::ModelOptions options() const {
     return {.model_path = (folder_ / "model").string(),
             .compute_dtype = model::ComputeDtype::kFloat32,
             .device = model::DeviceChoice::kCpu,
@@ -34,7 +34,7 @@ class Stages : public ::testing::Test {
 };
 
 TEST_F(Stages, StreamedStatesGiveTheDecodersLogits) {
-  const auto decoder = model::Decoder::load(options_(), {}, log_);
+  const auto decoder = model::Decoder::load(options(), {}, log_);
   const auto batches = tiny_export_data().evaluation;
   std::vector<int64_t> asked;
   const torch::Tensor hidden = model::streamed_hidden_states(

@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-HfConfig config_of(const char* model_type, Json changes = Json::object()) {
+HfConfig config_of(const char* model_type, const Json& changes = Json::object()) {
   Json json = {{"model_type", model_type},
                {"vocab_size", 100},
                {"hidden_size", 64},

@@ -60,7 +60,8 @@ TEST(SafetensorsWriter, LeavesNothingWithoutCommit) {
 TEST(SafetensorsWriter, RefusesBadNamesAndShapes) {
   const TemporaryFolder folder;
   const auto path = folder / "a";
-  const auto make = [&](std::vector<SafetensorsWriter::Entry> layout, Metadata metadata = {}) {
+  const auto make = [&](std::vector<SafetensorsWriter::Entry> layout,
+                        const Metadata& metadata = {}) {
     SafetensorsWriter writer(path, std::move(layout), metadata);
   };
   EXPECT_MESSAGE(ValueError, make({{"", DType::kU8, {1}}}), "tensor name '' is reserved");

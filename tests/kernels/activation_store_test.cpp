@@ -11,7 +11,6 @@ namespace qlora::model {
 namespace {
 
 using cuda::PinnedStore;
-using emulation::Operation;
 using emulation::OperationKind;
 using qlora::cuda::check;
 using testing::BackEnd;

@@ -9,8 +9,6 @@
 namespace qlora::trainer {
 namespace {
 
-using testing::BackEnd;
-
 constexpr int kSteps = 3;
 
 AdamwStep step_of(int t) {

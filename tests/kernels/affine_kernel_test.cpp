@@ -10,8 +10,6 @@
 namespace qlora::quant {
 namespace {
 
-using testing::BackEnd;
-
 constexpr int64_t kNoBadRow = INT64_MAX;
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 

@@ -3,6 +3,7 @@
 #include <cuda_occupancy.h>
 
 #include <cstdio>
+#include <iostream>
 
 namespace {
 
@@ -53,7 +54,7 @@ int occupancy(const Multiprocessor& m, int registers, size_t shared_bytes, int t
 int main() {
   int capability = 0, registers = 0, threads = 0;
   size_t shared_bytes = 0;
-  while (std::scanf("%d %d %zu %d", &capability, &registers, &shared_bytes, &threads) == 4) {
+  while (std::cin >> capability >> registers >> shared_bytes >> threads) {
     int percent = -1;
     for (const Multiprocessor& m : kKnown) {
       if (m.capability == capability) percent = occupancy(m, registers, shared_bytes, threads);

@@ -89,7 +89,7 @@ int main(int argc, char** argv) {
       std::cerr << fmt::format("[selftest] no CUDA device: {}; check nvidia-smi\n", reason);
       return kNoDevice;
     }
-    std::cout << device << std::endl;
+    std::cout << device << '\n' << std::flush;
   }
   const int status = RUN_ALL_TESTS();
   if (const char* log = std::getenv("QLORA_EMULATION_LOG"); is_emulated && log != nullptr) {

@@ -23,7 +23,8 @@ float expected(float x, double p, uint64_t stream, int64_t i) {
   const auto block = philox4x32(static_cast<uint64_t>(i / 8), mixed, kKey.seed);
   const uint32_t word = block.word[(i / 2) % 4];
   const uint32_t draw = i % 2 == 0 ? word & 0xFFFF : word >> 16;
-  return draw < static_cast<uint32_t>(p * 65536 + 0.5) ? 0.0f : x * static_cast<float>(1 / (1 - p));
+  return draw < static_cast<uint32_t>(std::lround(p * 65536)) ? 0.0f
+                                                              : x * static_cast<float>(1 / (1 - p));
 }
 
 TEST(Dropout, EveryElementFollowsItsDefinitionOnEveryTargetAndThreadCount) {

@@ -28,7 +28,8 @@ TEST(AffineSlope, IsOneUpToTheBoundsAndZeroBehindThem) {
 TEST(AffineSlope, OfTheScaleEqualsFiniteDifferencesOfTheSurrogate) {
   for (const int64_t bits : {2, 3, 4, 8}) {
     const AffineGrid grid{0.25F, affine_max_code(bits) / 2};
-    for (double w = -20; w < 20; w += 0.37) {
+    for (int i = 0; i < 109; ++i) {
+      const double w = -20 + 0.37 * i;
       const uint8_t code = affine_code(static_cast<float>(w), grid, bits);
       const AffineSlope slope = affine_slope(static_cast<float>(w), grid, bits);
       const double offset = code - grid.zero - w / grid.scale;

@@ -12,8 +12,6 @@
 namespace qlora::quant {
 namespace {
 
-using testing::Numbers;
-
 struct Case {
   std::string key;
   std::vector<float> values;  // in the case's type, widened

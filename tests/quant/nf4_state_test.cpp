@@ -1,6 +1,7 @@
 // Nf4Tensor as a bitsandbytes checkpoint: tests/fixtures/bnb/linear4bit_state, and damaged ones.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <random>
 
@@ -34,7 +35,7 @@ TensorMap linear4bit_state() {
 
 torch::Tensor text_tensor(const std::string& text) {
   auto bytes = torch::empty({static_cast<int64_t>(text.size())}, torch::kUInt8);
-  std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  std::copy(text.begin(), text.end(), bytes.mutable_data_ptr<uint8_t>());
   return bytes;
 }
 

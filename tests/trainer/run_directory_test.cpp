@@ -99,7 +99,7 @@ TEST_F(RunDirectory, ANamedCheckpointHasToBeComplete) {
   make_checkpoint(run(), 7);
   options.resume = (run() / "checkpoint-5").string();
   EXPECT_EQ(check_run_directory(options, log).checkpoint, run() / "checkpoint-5");
-  options.resume += "/";
+  options.resume += '/';
   EXPECT_TRUE(check_run_directory(options, log).checkpoint);
   write_text(run() / "checkpoint-5" / "trainer_state.json", "");
   EXPECT_THROW(check_run_directory(options, log), FormatError);

@@ -45,7 +45,7 @@ const ErrorName* describe(cudaError_t status) {
 
 int number_from_environment(const char* name, int otherwise) {
   const char* const text = std::getenv(name);
-  return text == nullptr ? otherwise : std::atoi(text);
+  return text == nullptr ? otherwise : static_cast<int>(std::strtol(text, nullptr, 10));
 }
 
 class Device final : public EmulatedDevice {

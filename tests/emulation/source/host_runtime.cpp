@@ -11,11 +11,16 @@
 namespace qlora::emulation::source {
 namespace {
 
-/// What a fiber calls: the launch's body, whose address is the only parameter.
-void call_body(Thread&, const char* parameters) {
+/// The only parameter of a launch.
+struct Parameter {
   const std::function<void()>* body = nullptr;
-  std::memcpy(&body, parameters, sizeof(body));
-  (*body)();
+};
+
+/// What a fiber calls: the launch's body.
+void call_body(Thread&, const char* parameters) {
+  Parameter parameter;
+  std::memcpy(&parameter, parameters, sizeof(parameter));
+  (*parameter.body)();
 }
 
 }  // namespace
@@ -24,13 +29,13 @@ void launch_blocks(const std::function<void()>& body, dim3 grid, dim3 block, siz
                    cudaStream_t) {
   static const Entry entry = {.name = "kernel of the source route",
                               .function = &call_body,
-                              .parameter_bytes = sizeof(void*),
+                              .parameter_bytes = sizeof(Parameter),
                               .shared_bytes = 0,
                               .max_threads = 0,
                               .parameters = {}};
-  const auto* const address = &body;
-  std::vector<char> parameters(sizeof(address));
-  std::memcpy(parameters.data(), &address, sizeof(address));
+  const Parameter parameter{&body};
+  std::vector<char> parameters(sizeof(parameter));
+  std::memcpy(parameters.data(), &parameter, sizeof(parameter));
   machine().run(
       {&entry, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, dynamic_shared, parameters});
 }
