@@ -142,7 +142,7 @@ tidy() {
   mkdir -p "$headers" && cp -r "$(g++ -print-file-name=include/omp.h)" "$(g++ -print-file-name=include/sanitizer)" "$headers"
   "$venv/bin/run-clang-tidy.py" -quiet -p "$build" -j "$(job_count)" -clang-tidy-binary "$venv/bin/clang-tidy" \
     -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-error "-extra-arg=-isystem$headers" \
-    "^$project/(core|io|quant|lora|model|data|eval|trainer|exporter|configs|cli|tests)/" > "$results/tidy.log" 2>&1 && return
+    "^$project/(core|io|quant|lora|model|data|eval|trainer|exporter|configs|cli|tests)/.*\.cpp$" > "$results/tidy.log" 2>&1 && return
   grep -E '(warning|error):' "$results/tidy.log" | sort -u | head -n 50
   return 1
 }

@@ -1,8 +1,8 @@
 """Draws docs/qat.svg: held-out perplexity against steps, of a run on the grid and of a plain run that is rounded afterwards.
 
-    .venv/bin/python bench/qat/figure.py [--bits 4] [--seed 1] [--steps 60] [--name qat]
+    .venv/bin/python bench/qat/figure.py [--bits 4] [--seed 1] [--steps 250] [--name qat]
 
-Runs of their own, evaluated every quarter and kept in runs/qat-figure; the plain run's adapter of every quarter is rounded.
+Takes the runs of recovery.py and trains what is missing; the plain run's checkpoints are rounded by GPTQ.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import recovery
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 420, 64, 640, 64, 368
 STYLE = """<style>
-  svg { --paper: #ffffff; --ink: #1c2024; --soft: #6b7280; --rule: #e3e6ea; --a: #2563c9; --b: #c2410c; --c: #a16207; --d: #15803d; }
+  svg { --paper: #ffffff; --ink: #1c2024; --soft: #6b7280; --rule: #e3e6ea; --a: #2563c9; --b: #c2410c; --d: #15803d; }
   @media (prefers-color-scheme: dark) {
-    svg { --paper: #16181c; --ink: #e8eaed; --soft: #9aa1ab; --rule: #2c3036; --a: #7aa7f0; --b: #f0955c; --c: #d6b35a; --d: #6cc48a; }
+    svg { --paper: #16181c; --ink: #e8eaed; --soft: #9aa1ab; --rule: #2c3036; --a: #7aa7f0; --b: #f0955c; --d: #6cc48a; }
   }
   text { font: 13px system-ui, sans-serif; fill: var(--soft); font-variant-numeric: tabular-nums; }
   .title { font-size: 16px; font-weight: 600; fill: var(--ink); }
@@ -31,22 +31,17 @@ def evaluations(run):
 
 
 def series(options):
-    settings = {**recovery.COMMON, **recovery.DEFAULTS[options.bits]}
-    qat, _ = recovery.train(f"{options.name}{options.bits}", options.seed, options.steps, settings)
-    quarter = options.steps // 4
-    kept = {"save_strategy": "steps", "save_steps": str(quarter), "save_total_limit": "0"}
-    plain, _ = recovery.train("plain-kept", options.seed, options.steps, kept)
-    lines = {"trained on the grid": evaluations(qat), "plain run, 16 bits": evaluations(plain)}
-    for method in ("rtn", "gptq"):
-        points = []
-        for step in range(quarter, options.steps + 1, quarter):
-            stages = recovery.export(plain, f"{method}{options.bits}-step{step}", "--adapter", str(plain / f"checkpoint-{step}"),
-                                     "--quantization-type", method, "--format", "gptq", "--bits", str(options.bits),
-                                     "--group-size", str(recovery.GROUP_SIZE), "--symmetric", "false", "--merge-base", "original",
-                                     "--calibration-samples", str(recovery.CALIBRATION_ROWS))
-            points.append((step, min(recovery.perplexities(stages, "quantized"))))
-        lines[f"plain run, rounded by {method.upper()}"] = points
-    return lines
+    qat, _ = recovery.train_on_grid(options.name, options.bits, options.seed, options.steps, {})
+    plain = recovery.train_plain("plain", options.seed, options.steps, {})
+    part = options.steps // recovery.EVALUATIONS
+    merged, rounded = [], []
+    for step in range(part, options.steps + 1, part):
+        stages = recovery.export(plain, f"gptq{options.bits}-step{step}", "--adapter", str(plain / f"checkpoint-{step}"),
+                                 "--quantization-type", "gptq", "--bits", str(options.bits), "--group-size", str(recovery.GROUP_SIZE),
+                                 "--symmetric", "false", "--merge-base", "original", "--calibration-samples", str(recovery.CALIBRATION_ROWS))
+        merged += [(step, perplexity) for perplexity in recovery.perplexities(stages, "merged")]
+        rounded += [(step, perplexity) for perplexity in recovery.perplexities(stages, "quantized")]
+    return {"trained on the grid": evaluations(qat), "plain run, 16 bits": merged, "plain run, rounded by GPTQ": rounded}
 
 
 def svg(lines, options):
@@ -67,9 +62,9 @@ def svg(lines, options):
         y = place(0, value)[1]
         parts.append(f'<line class="rule" x1="{LEFT}" y1="{y:.1f}" x2="{RIGHT}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.1f}</text>')
-    for step in range(0, steps + 1, steps // 4):
+    for step in range(0, steps + 1, steps // recovery.EVALUATIONS):
         parts.append(f'<text x="{place(step, low)[0]:.1f}" y="{BOTTOM + 22}" text-anchor="middle">{step}</text>')
-    colours = ("var(--a)", "var(--d)", "var(--b)", "var(--c)")
+    colours = ("var(--a)", "var(--d)", "var(--b)")
     labels = []
     for colour, (name, points) in zip(colours, lines.items()):
         placed = [place(*point) for point in points]
@@ -84,12 +79,10 @@ def svg(lines, options):
 
 
 def main():
-    recovery.EVALUATIONS = 4
-    recovery.RUNS = recovery.RUNS.with_name("qat-figure")
     parser = argparse.ArgumentParser()
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--name", default="qat")
     options = parser.parse_args()
     (recovery.ROOT / "docs" / "qat.svg").write_text(svg(series(options), options))

@@ -5,5 +5,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 scripts/get_model.sh > /dev/null
-[[ -f datasets/wordnet/train.jsonl ]] || .venv/bin/python scripts/make_wordnet_dataset.py datasets/wordnet
+[[ -f datasets/wordnet-1024/train.jsonl ]] || .venv/bin/python scripts/make_wordnet_dataset.py datasets/wordnet-1024 --heldout 1024
 exec .venv/bin/python bench/qat/step_time.py "$@"
