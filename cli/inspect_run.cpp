@@ -65,7 +65,8 @@ Json config_facts(const std::filesystem::path& file) {
                           "/lora/r", "/lora/lora_alpha", "/lora/target_modules", "/learning_rate",
                           "/lr_scheduler_type", "/optim", "/compute_dtype", "/seed"}) {
     const Json::json_pointer pointer(key);
-    const Json value = config.value(pointer, Json(""));
+    if (!config.contains(pointer)) continue;
+    const Json& value = config.at(pointer);
     if (value != Json("")) facts[pointer.back()] = value;
   }
   return facts;

@@ -269,7 +269,7 @@ void write_gguf(const std::filesystem::path& file, const io::HfConfig& config,
     layout.push_back({name, GgmlType::kF32, {static_cast<int64_t>(values.size())}});
   }
 
-  io::GgufWriter writer(file, metadata, std::move(layout));
+  io::GgufWriter writer(file, metadata, layout);
   for (const auto& [name, values] : factors) {
     writer.append(name, std::as_bytes(std::span(values)));
   }

@@ -8,10 +8,9 @@ namespace qlora::exporter {
 /// directory; the block that was under way is begun again.
 struct Interrupted {};
 
-/// throws Interrupted
+/// throws Interrupted, which no handler of errors may take: it is no std::exception
 [[noreturn]] inline void unwind_export() {
-  throw Interrupted{};  // NOLINT(bugprone-std-exception-baseclass): no handler of errors may take
-                        // it
+  throw Interrupted{};  // NOLINT(bugprone-std-exception-baseclass)
 }
 
 /// throws Interrupted where a signal was noted

@@ -52,12 +52,11 @@ double tick_step(double span, int most) {
   return 10 * power;
 }
 
-/// first, first + step … up to last
+/// first, first + step … up to last; none where the range is not finite.
 std::vector<double> ticks(double first, double last, double step) {
+  const double pieces = (last - first) / step + 1e-9;  // a whole number may come out short
   std::vector<double> out;
-  const auto most =
-      static_cast<int>((last - first) / step + 1e-9);  // a whole number may come out short
-  for (int i = 0; i <= most; ++i) out.push_back(first + i * step);
+  for (int i = 0; i <= pieces; ++i) out.push_back(first + i * step);
   return out;
 }
 

@@ -32,7 +32,7 @@ def evaluations(run):
 
 def series(options):
     qat, _ = recovery.train_on_grid(options.name, options.bits, options.seed, options.steps, {})
-    plain = recovery.train_plain("plain", options.seed, options.steps, {})
+    plain = recovery.train_plain(options.seed, options.steps)
     part = options.steps // recovery.EVALUATIONS
     merged, rounded = [], []
     for step in range(part, options.steps + 1, part):

@@ -11,12 +11,11 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QLORA = os.environ.get("QLORA", ROOT / "build" / "bin" / "qlora")
-RUNS = ROOT / "runs" / "qat-recovery"
+DATA = os.environ.get("DATA", "datasets/wordnet-1024")  # 1,024 rows held out: the quickstart's 128 hardly tell seeds apart
+RUNS = ROOT / "runs" / "qat-recovery" / pathlib.Path(DATA).name
 GROUP_SIZE = 64  # 576 columns are no multiple of 128
 CALIBRATION_ROWS = 512
 EVALUATIONS = 5  # in a run, and checkpoints of the plain one, for figure.py
-
-DATA = os.environ.get("DATA", "datasets/wordnet-1024")  # 1,024 rows held out: the quickstart's 128 hardly tell seeds apart
 
 # How the grid is trained at each number of bits, beside what --qat says.
 DEFAULTS = {
@@ -54,7 +53,20 @@ def kept(file, make):
 
 def train(name, seed, steps, settings):
     run = RUNS / f"{name}-{steps}-seed{seed}"
-    assignments = {"seed": str(seed), "max_steps": str(steps), "eval_steps": str(max(steps // EVALUATIONS, 1)), "per_device_eval_batch_size": "32", "eval_on_start": "false", "save_strategy": "no", "save_steps": str(max(steps // EVALUATIONS, 1)), "save_total_limit": "0", "data.dataset_name": f"{DATA}/train.jsonl", "data.eval_dataset_name": f"{DATA}/heldout.jsonl", **settings}
+    part = str(max(steps // EVALUATIONS, 1))
+    assignments = {
+        "seed": str(seed),
+        "max_steps": str(steps),
+        "eval_steps": part,
+        "per_device_eval_batch_size": "32",
+        "eval_on_start": "false",
+        "save_strategy": "no",
+        "save_steps": part,
+        "save_total_limit": "0",
+        "data.dataset_name": f"{DATA}/train.jsonl",
+        "data.eval_dataset_name": f"{DATA}/heldout.jsonl",
+        **settings,
+    }
     flags = [part for key, value in assignments.items() for part in ("--set", f"{key}={value}")]
 
     def make():
@@ -64,8 +76,8 @@ def train(name, seed, steps, settings):
     return run, kept(run.with_suffix(".json"), make)
 
 
-def train_plain(name, seed, steps, settings):
-    return train(name, seed, steps, {"save_strategy": "steps", **settings})[0]
+def train_plain(seed, steps):
+    return train("plain", seed, steps, {"save_strategy": "steps"})[0]
 
 
 def train_on_grid(name, bits, seed, steps, settings):
@@ -102,10 +114,6 @@ def post_training(run, bits, methods, base):
     return result, min(merged)
 
 
-def parsed(flags):
-    return dict(flag.split("=", 1) for flag in flags)
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", default="1,2,3")
@@ -113,19 +121,17 @@ def main():
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--qat", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name", default="qat", help="of the runs on the grid")
-    parser.add_argument("--plain", action="append", default=[], metavar="KEY=VALUE", help="a setting of the plain run")
-    parser.add_argument("--plain-name", default="plain")
     parser.add_argument("--ptq", default="rtn,gptq,awq")
     parser.add_argument("--base", default="auto", help="merge base of the plain run: auto tries both, original half as long")
     options = parser.parse_args()
     methods = options.ptq.split(",")
-    extra = parsed(options.qat)
+    extra = dict(assignment.split("=", 1) for assignment in options.qat)
     heads = ["bits", "seed", "merged, 16 bits", *methods, "QAT run", "QAT exported", "recovery"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads), flush=True)
     for bits in map(int, options.bits.split(",")):
         recoveries = []
         for seed in map(int, options.seeds.split(",")):
-            plain = train_plain(options.plain_name, seed, options.steps, parsed(options.plain))
+            plain = train_plain(seed, options.steps)
             run, facts = train_on_grid(options.name, bits, seed, options.steps, extra)
             stages = export(run, "export")
             trained = facts["last_evaluation"]["perplexity"]

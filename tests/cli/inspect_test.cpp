@@ -73,6 +73,11 @@ TEST_F(InspectProgram, RunDirectory) {
   const auto checkpoint = facts({path("out/checkpoint-6")});
   EXPECT_EQ(checkpoint.at("kind"), "PEFT adapter");
   EXPECT_NE(qlora({"inspect", path("out")}).out.find("checkpoint-6"), std::string::npos);
+
+  auto config = nlohmann::json::parse(read_text(folder_ / "out/config.resolved.json"));
+  config["lora"] = nlohmann::json::array();  // by hand: what is no section has no facts
+  write_text(folder_ / "out/config.resolved.json", config.dump());
+  EXPECT_FALSE(facts({path("out")}).at("config").contains("r"));
 }
 
 TEST_F(InspectProgram, DataShowsTextPiecesAndMask) {

@@ -157,7 +157,7 @@ TEST(GgufWriter, LeavesNothingWithoutCommit) {
 
 TEST(GgufWriter, RefusesWhatNoReaderTakes) {
   const TemporaryFolder folder;
-  const auto write = [&](Layout layout) { GgufWriter(folder / "a.gguf", {}, std::move(layout)); };
+  const auto write = [&](const Layout& layout) { GgufWriter(folder / "a.gguf", {}, layout); };
   EXPECT_MESSAGE(ValueError, write({{"", GgmlType::kF32, {1}}}), "has 0 bytes");
   EXPECT_MESSAGE(ValueError, write({{std::string(65, 'n'), GgmlType::kF32, {1}}}), "65 bytes");
   EXPECT_MESSAGE(ValueError, write({{"\xfe", GgmlType::kF32, {1}}}), "UTF-8");

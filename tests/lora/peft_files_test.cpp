@@ -174,7 +174,7 @@ TEST(PeftFiles, AMissingHalfAForeignTensorAndANanAreRefused) {
   const TemporaryFolder folder;
   write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat32)},
                      {}, "base");
-  const auto rewrite = [&](const std::string& name, torch::Tensor tensor) {
+  const auto rewrite = [&](const std::string& name, const torch::Tensor& tensor) {
     const io::TensorView view = tensor_view(name, tensor);
     io::write_safetensors(folder / "adapter_model.safetensors", {&view, 1});
     return message_of<FormatError>([&] { read_peft_adapter(folder.path()); });

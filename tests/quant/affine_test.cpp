@@ -13,7 +13,7 @@
 namespace qlora::quant {
 namespace {
 
-torch::Tensor normal(std::vector<int64_t> shape, uint64_t seed = 1, double sigma = 0.02) {
+torch::Tensor normal(const std::vector<int64_t>& shape, uint64_t seed = 1, double sigma = 0.02) {
   return torch::randn(shape, at::make_generator<at::CPUGeneratorImpl>(seed)) * sigma;
 }
 

@@ -9,7 +9,7 @@
 namespace qlora::quant {
 namespace {
 
-torch::Tensor normal(std::vector<int64_t> shape, uint64_t seed) {
+torch::Tensor normal(const std::vector<int64_t>& shape, uint64_t seed) {
   return torch::randn(shape, at::make_generator<at::CPUGeneratorImpl>(seed));
 }
 

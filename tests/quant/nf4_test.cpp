@@ -14,7 +14,7 @@ namespace {
 
 using testing::message_of;
 
-torch::Tensor normal(std::vector<int64_t> shape, uint64_t seed = 1) {
+torch::Tensor normal(const std::vector<int64_t>& shape, uint64_t seed = 1) {
   return torch::randn(shape, at::make_generator<at::CPUGeneratorImpl>(seed)) * 0.02;
 }
 

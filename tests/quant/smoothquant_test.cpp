@@ -16,7 +16,7 @@ namespace {
 
 using torch::Tensor;
 
-Tensor normal(std::vector<int64_t> shape, uint64_t seed) {
+Tensor normal(const std::vector<int64_t>& shape, uint64_t seed) {
   return torch::randn(shape, at::make_generator<at::CPUGeneratorImpl>(seed));
 }
 

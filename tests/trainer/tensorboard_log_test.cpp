@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
-#include <cstring>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -31,7 +31,7 @@ template <class T>
 T take(std::string_view& bytes) {
   if (bytes.size() < sizeof(T)) throw std::runtime_error("cut short");
   T value;
-  std::memcpy(&value, bytes.data(), sizeof value);
+  std::copy_n(bytes.begin(), sizeof value, reinterpret_cast<char*>(&value));
   bytes.remove_prefix(sizeof value);
   return value;
 }
