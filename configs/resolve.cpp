@@ -160,7 +160,7 @@ void check_qat(const RunConfig& config) {
               "[config] export.merge_base is {}, but the run trains on {}; leave it out",
               name_of(exported), name_of(qat.merge_base));
   const double decay = config.training.optimizer.weight_decay;
-  QLORA_CHECK(qat.scales != exporter::QatScales::kLearned || decay == 0, ConfigError,
+  QLORA_CHECK(!qat.learns_scales() || decay == 0, ConfigError,
               "[config] weight_decay is {}, which would pull learned scales of qat towards 0; set "
               "it to 0",
               decay);

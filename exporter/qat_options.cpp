@@ -76,7 +76,7 @@ void check_scales(const QatOptions& qat, const GridOptions& grid) {
               "[qat] scales is {}, refresh_steps {}, grid_from '{}', but fp8 has a floating grid "
               "with the range of each row; leave them out",
               name_of(qat.scales), qat.refresh_steps, qat.given_grid());
-  QLORA_CHECK(qat.refresh_steps == 0 || qat.scales != QatScales::kLearned, ConfigError,
+  QLORA_CHECK(qat.refresh_steps == 0 || !qat.learns_scales(), ConfigError,
               "[qat] refresh_steps is {}, but learned scales are trained, not fitted anew; leave "
               "it out",
               qat.refresh_steps);

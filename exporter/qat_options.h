@@ -18,9 +18,10 @@ enum class QatScheme { kNone, kInt4Awq, kInt4Gptq, kInt8, kFp8, kExport };
 
 /// Where the scales of groups come from.
 enum class QatScales {
-  kMinMax,   // the range of the merged weight
-  kClip,     // the narrowed range of least squared error, held
-  kLearned,  // a gradient of their own
+  kMinMax,    // the range of the merged weight
+  kClip,      // the narrowed range of least squared error, held
+  kLearned,   // a gradient of their own, which moves codes too
+  kAnchored,  // the same for values alone: codes are those of the scales before training
 };
 
 /// What is done to the inputs of rounded linears.
@@ -48,6 +49,10 @@ struct QatOptions {
   quant::ObserverOptions observer;
   model::KvRounding kv_cache = model::KvRounding::kNone;
 
+  /// Scales have a gradient.
+  bool learns_scales() const {
+    return scales == QatScales::kLearned || scales == QatScales::kAnchored;
+  }
   bool is_on() const { return scheme != QatScheme::kNone; }
   /// Scales and zero points are kept between steps, so that elements may be cut off.
   bool holds_grids() const {
@@ -77,7 +82,8 @@ void fields(V& v, QatOptions& o) {
     "steps of plain LoRA before rounding begins; lora_dropout counts in these alone");
   v("scales", o.scales, any_value(),
     "minmax: the range of each group; clip: narrowed where that lowers the squared error; learned: "
-    "they start as clip and are trained (LSQ), with weight_decay 0");
+    "they start as clip and are trained (LSQ), with weight_decay 0; anchored: the same, but codes "
+    "keep to the scales that training began with and only their values move (LR-QAT)");
   v("refresh_steps", o.refresh_steps, non_negative(),
     "steps between two fits of scales and zero points; 0: minmax fits at every pass, clip once");
   v("grid_from", o.grid_from, any_value(),
@@ -120,8 +126,10 @@ struct qlora::EnumNames<qlora::exporter::QatScheme> {
 template <>
 struct qlora::EnumNames<qlora::exporter::QatScales> {
   using E = qlora::exporter::QatScales;
-  static constexpr std::pair<E, const char*> kNames[] = {
-      {E::kMinMax, "minmax"}, {E::kClip, "clip"}, {E::kLearned, "learned"}};
+  static constexpr std::pair<E, const char*> kNames[] = {{E::kMinMax, "minmax"},
+                                                         {E::kClip, "clip"},
+                                                         {E::kLearned, "learned"},
+                                                         {E::kAnchored, "anchored"}};
 };
 template <>
 struct qlora::EnumNames<qlora::exporter::QatActivations> {

@@ -17,7 +17,8 @@ std::shared_ptr<lora::HeldGrid> empty_grid(const ModuleGrid& module, const QatOp
   held->fit = qat.scales == QatScales::kMinMax ? lora::GridFit::kRange : lora::GridFit::kClip;
   held->scales = at::zeros({module.rows, module.groups()}, torch::kFloat32);
   held->zeros = at::zeros({module.rows, module.groups()}, torch::kUInt8);
-  if (qat.scales == QatScales::kLearned) {
+  held->is_anchored = qat.scales == QatScales::kAnchored;
+  if (qat.learns_scales()) {
     held->factor = at::ones({module.rows, module.groups()}, torch::kFloat32).requires_grad_(true);
   }
   return held;

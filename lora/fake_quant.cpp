@@ -15,6 +15,7 @@
 #include "lora/lora_sum_backend.h"
 #include "lora/merge.h"
 #include "lora/merge_backend.h"
+#include "lora/rounded_weight.h"
 #include "lora/scratch.h"
 #include "quant/affine.h"
 #include "quant/affine_backend.h"
@@ -152,10 +153,6 @@ bool all_finite(const float* values, int64_t count) {
   return std::all_of(std::begin(sums), std::end(sums), [](float sum) { return sum == 0; });
 }
 
-quant::AffineTensor held_grids(const HeldGrid& held, const quant::AffineOptions& options) {
-  return {.scales = held.effective(options.scale_type), .zeros = held.zeros, .options = options};
-}
-
 /// Rounds tiles to the ranges of their groups.
 void round_to_range(const TiledMerge& tiles, const quant::AffineOptions& options,
                     const Tensor& out) {
@@ -177,9 +174,12 @@ void round_to_range(const TiledMerge& tiles, const quant::AffineOptions& options
   bad.check();
 }
 
-/// Rounds tiles to grids that are given.
-void round_to_held(const TiledMerge& tiles, const quant::AffineTensor& grids, const Tensor& out) {
-  const int64_t cols = out.size(1), groups = grids.groups();
+/// Rounds tiles to grids that are held.
+void round_to_held(const TiledMerge& tiles, const HeldGrid& held,
+                   const quant::AffineOptions& options, const Tensor& out) {
+  const Tensor of_codes = held.of_codes(options.scale_type),
+               of_values = held.effective(options.scale_type);
+  const int64_t cols = out.size(1), groups = of_codes.size(1);
   FirstBadRow bad(out.size(0));
   tiles.run([&](int64_t row, int64_t count, float* values, float*) {
     if (!all_finite(values, count * cols)) bad.lower_to(row);
@@ -188,9 +188,10 @@ void round_to_held(const TiledMerge& tiles, const quant::AffineTensor& grids, co
                               .cols = cols,
                               .group_size = cols / groups,
                               .groups = groups,
-                              .options = grids.options,
-                              .scales = grids.scales.mutable_data_ptr<float>() + row * groups,
-                              .zeros = grids.zeros.mutable_data_ptr<uint8_t>() + row * groups,
+                              .options = options,
+                              .scales = of_codes.mutable_data_ptr<float>() + row * groups,
+                              .zeros = held.zeros.mutable_data_ptr<uint8_t>() + row * groups,
+                              .value_scales = of_values.const_data_ptr<float>() + row * groups,
                               .values = values});
     convert_rows(values, out, row, count);
   });
@@ -247,13 +248,7 @@ Tensor fake_quantized_composed(const FrozenWeight& weight, const Adapter* adapte
     const auto scaling = fp8->whole_matrix ? quant::Fp8Scaling::kTensor : quant::Fp8Scaling::kRow;
     return quant::dequantize_fp8(quant::quantize_fp8(merged, scaling, fp8->scale_type)).to(dtype);
   }
-  const auto& affine = std::get<quant::AffineOptions>(grid.weight);
-  if (grid.held == nullptr) {
-    return quant::dequantize_affine(quant::quantize_affine(merged, affine)).to(dtype);
-  }
-  quant::AffineTensor grids = held_grids(*grid.held, affine);
-  quant::requantize_affine(merged, grids);
-  return quant::dequantize_affine(grids).to(dtype);
+  return quant::dequantize_affine(affine_on_grid(merged, grid)).to(dtype);
 }
 
 Tensor fake_quantized(const FrozenWeight& weight, const Adapter* adapter, const LinearGrid& grid,
@@ -267,7 +262,7 @@ Tensor fake_quantized(const FrozenWeight& weight, const Adapter* adapter, const 
   if (grid.held == nullptr) {
     round_to_range(tiles, *affine, out);
   } else {
-    round_to_held(tiles, held_grids(*grid.held, *affine), out);
+    round_to_held(tiles, *grid.held, *affine, out);
   }
   return out;
 }
@@ -276,8 +271,9 @@ GridGradient fake_quantized_backward(const FrozenWeight& weight, const Adapter* 
                                      const LinearGrid& grid, const Tensor& gradient) {
   const at::NoGradGuard no_graph;
   const auto& options = std::get<quant::AffineOptions>(grid.weight);
-  const quant::AffineTensor grids = held_grids(*grid.held, options);
-  const int64_t cols = weight.cols(), groups = grids.groups(), group_size = cols / groups;
+  const Tensor of_codes = grid.held->of_codes(options.scale_type),
+               of_values = grid.held->effective(options.scale_type);
+  const int64_t cols = weight.cols(), groups = of_codes.size(1), group_size = cols / groups;
   GridGradient result{.rounded = weight_scratch(weight.rows(), cols, gradient.scalar_type()),
                       .weight = gradient.contiguous(),
                       .factor = {}};
@@ -295,8 +291,10 @@ GridGradient fake_quantized_backward(const FrozenWeight& weight, const Adapter* 
          .cols = cols,
          .group_size = group_size,
          .bits = options.bits,
-         .scales = grids.scales.const_data_ptr<float>() + row * groups,
-         .zeros = grids.zeros.const_data_ptr<uint8_t>() + row * groups,
+         .scales = of_codes.const_data_ptr<float>() + row * groups,
+         .zeros = grid.held->zeros.const_data_ptr<uint8_t>() + row * groups,
+         .value_scales =
+             grid.held->is_anchored ? of_values.const_data_ptr<float>() + row * groups : nullptr,
          .values = values,
          .gradient = arriving,
          .scale_gradient = by_scale != nullptr ? by_scale + row * groups : nullptr});

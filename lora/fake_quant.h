@@ -34,13 +34,19 @@ enum class GridFit {
 /// Scales and zero points that stay where they are while the weight moves: elements may be cut off.
 struct HeldGrid {
   GridFit fit = GridFit::kRange;
-  torch::Tensor scales;  // [N, groups] f32, as fitted
-  torch::Tensor zeros;   // [N, groups] u8
-  torch::Tensor factor;  // [N, groups] f32, an autograd leaf; undefined: scales are not learned
+  torch::Tensor scales;      // [N, groups] f32, as fitted
+  torch::Tensor zeros;       // [N, groups] u8
+  torch::Tensor factor;      // [N, groups] f32, an autograd leaf; undefined: scales are not learned
+  bool is_anchored = false;  // codes are rounded with `scales`, whatever becomes of factor
 
-  /// scales · factor, rounded to the number type of files: what weights are rounded with and what
+  /// scales · factor, rounded to the number type of files: what codes are multiplied with and what
   /// ships.  [N, groups] f32
   torch::Tensor effective(quant::ScaleType type) const;
+
+  /// What weights are divided by to find their codes.  [N, groups] f32
+  torch::Tensor of_codes(quant::ScaleType type) const {
+    return is_anchored ? scales : effective(type);
+  }
 };
 
 /// What a linear computes with, as the engine that serves its files will.

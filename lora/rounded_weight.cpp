@@ -7,10 +7,11 @@ namespace qlora::lora {
 quant::AffineTensor affine_on_grid(const torch::Tensor& merged, const LinearGrid& grid) {
   const auto& options = std::get<quant::AffineOptions>(grid.weight);
   if (grid.held == nullptr) return quant::quantize_affine(merged, options);
-  quant::AffineTensor rounded{.scales = grid.held->effective(options.scale_type),
+  quant::AffineTensor rounded{.scales = grid.held->of_codes(options.scale_type),
                               .zeros = grid.held->zeros,
                               .options = options};
   quant::requantize_affine(merged, rounded);
+  rounded.scales = grid.held->effective(options.scale_type);
   return rounded;
 }
 

@@ -13,16 +13,18 @@ struct AffineArgs {
   const float* weight;  // [rows, cols]
   int64_t rows;
   int64_t cols;
-  int64_t group_size;       // divides cols where group_of is null
-  int64_t groups;           // of a row
-  const int32_t* group_of;  // [cols], each in [0, groups), or null
-  AffineOptions options;    // group_size is not read
-  float* scales;            // [rows, groups]
-  uint8_t* zeros;           // [rows, groups]
-  uint8_t* codes;           // [rows, cols]
-  float* values;            // [rows, cols]
-  int64_t* first_bad_row;   // lowered to the first row with NaN, infinity or an infinite scale
-  void* stream = nullptr;   // cudaStream_t
+  int64_t group_size;         // divides cols where group_of is null
+  int64_t groups;             // of a row
+  const int32_t* group_of;    // [cols], each in [0, groups), or null
+  AffineOptions options;      // group_size is not read
+  float* scales;              // [rows, groups]
+  uint8_t* zeros;             // [rows, groups]
+  const float* value_scales;  // [rows, groups] of values, where affine_round multiplies codes with
+                              // others than `scales`; group_of is null; or null
+  uint8_t* codes;             // [rows, cols]
+  float* values;              // [rows, cols]
+  int64_t* first_bad_row;     // lowered to the first row with NaN, infinity or an infinite scale
+  void* stream = nullptr;     // cudaStream_t
 };
 
 namespace cpu {

@@ -45,7 +45,7 @@ void fit_and_round_rows(const AffineArgs& a, int64_t begin, int64_t end) {
       if (!fit_group(a.weight + at, a, grid)) return lower_to(a.first_bad_row, row);
       if (a.scales != nullptr) a.scales[row * a.groups + g] = grid.scale;
       if (a.zeros != nullptr) a.zeros[row * a.groups + g] = static_cast<uint8_t>(grid.zero);
-      round_run(a.weight + at, a.group_size, grid, a.options.bits,
+      round_run(a.weight + at, a.group_size, grid, grid.scale, a.options.bits,
                 a.codes != nullptr ? a.codes + at : nullptr,
                 a.values != nullptr ? a.values + at : nullptr);
     }
@@ -61,7 +61,8 @@ void scaled_error_rows(const AffineArgs& a, const float* by, int64_t begin, int6
     for (int64_t first = 0; first < a.cols; first += a.group_size) {
       AffineGrid grid;
       if (!fit_group(scaled.data() + first, a, grid)) return lower_to(a.first_bad_row, row);
-      round_run(scaled.data() + first, a.group_size, grid, a.options.bits, nullptr, out + first);
+      round_run(scaled.data() + first, a.group_size, grid, grid.scale, a.options.bits, nullptr,
+                out + first);
     }
     for (int64_t k = 0; k < a.cols; ++k) out[k] = out[k] / by[k] - w[k];
   }
@@ -113,10 +114,10 @@ void round_rows(const AffineArgs& a, int64_t begin, int64_t end) {
   }
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t g = 0; g < a.groups; ++g) {
-      const int64_t at = row * a.cols + g * a.group_size;
-      round_run(a.weight + at, a.group_size,
-                {a.scales[row * a.groups + g], a.zeros[row * a.groups + g]}, a.options.bits,
-                a.codes != nullptr ? a.codes + at : nullptr,
+      const int64_t at = row * a.cols + g * a.group_size, group = row * a.groups + g;
+      const float value_scale = a.value_scales != nullptr ? a.value_scales[group] : a.scales[group];
+      round_run(a.weight + at, a.group_size, {a.scales[group], a.zeros[group]}, value_scale,
+                a.options.bits, a.codes != nullptr ? a.codes + at : nullptr,
                 a.values != nullptr ? a.values + at : nullptr);
     }
   }

@@ -16,10 +16,11 @@ struct AffineGradientArgs {
   int64_t cols;
   int64_t group_size;  // divides cols
   int64_t bits;
-  const float* scales;    // [rows, cols / group_size]
-  const uint8_t* zeros;   // the same
-  float* values;          // [rows, cols] rounded, or null
-  float* gradient;        // [rows, cols] in: of the rounded numbers; out: of weight
+  const float* scales;        // [rows, cols / group_size]
+  const uint8_t* zeros;       // the same
+  const float* value_scales;  // the same: anchored codes are multiplied with these; or null
+  float* values;              // [rows, cols] rounded, or null
+  float* gradient;            // [rows, cols] in: of the rounded numbers; out: of weight
   float* scale_gradient;  // [rows, cols / group_size] sum of gradient · slope by scale, or null
 };
 

@@ -27,6 +27,17 @@ QLORA_HD AffineSlope affine_slope(float w, AffineGrid grid, int64_t bits) {
   return {1, nearest - steps};
 }
 
+/// The same where codes are found with the grid's scale and multiplied with value_scale, which
+/// alone is trained: slopes of value_scale · (code - zero).
+///   by_weight   value_scale / scale inside, 0 where the code was cut off
+///   by_scale    the code's distance from the zero point
+///   Source      Bondarenko et al., LR-QAT, arXiv:2406.06385, section 3
+QLORA_HD AffineSlope anchored_slope(float w, AffineGrid grid, float value_scale, int64_t bits) {
+  const float inside = affine_slope(w, grid, bits).by_weight;
+  const int32_t code = affine_code(w, grid, bits);
+  return {inside * (value_scale / grid.scale), static_cast<float>(code - grid.zero)};
+}
+
 /// Factor of a learned scale's gradient: 1 / sqrt(weights in the group · largest positive code).
 ///   Source    Esser et al., LSQ, arXiv:1902.08153, section 2.2
 QLORA_HD float lsq_gradient_scale(int64_t group_size, int64_t bits) {

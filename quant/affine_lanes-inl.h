@@ -81,22 +81,23 @@ HWY_INLINE F32 load_codes(const uint8_t* in) {
 #endif
 
 /// codes and values (either may be null) of elements on one grid.
-inline void round_run(const float* in, int64_t count, AffineGrid grid, int64_t bits, uint8_t* codes,
-                      float* values) {
+///   value_scale  what codes are multiplied with: the grid's scale, or what has become of it
+inline void round_run(const float* in, int64_t count, AffineGrid grid, float value_scale,
+                      int64_t bits, uint8_t* codes, float* values) {
   int64_t i = 0;
 #if HWY_TARGET <= HWY_AVX2
   const int64_t lanes = hn::Lanes(kF32);
-  const GridLanes lane_grid(grid, bits);
+  const GridLanes lane_grid(grid, bits), of_values({value_scale, grid.zero}, bits);
   for (; i + lanes <= count; i += lanes) {
     const auto code = lane_grid.code(hn::LoadU(kF32, in + i));
     if (codes != nullptr) store_codes(code, codes + i);
-    if (values != nullptr) hn::StoreU(lane_grid.value(code), kF32, values + i);
+    if (values != nullptr) hn::StoreU(of_values.value(code), kF32, values + i);
   }
 #endif
   for (; i < count; ++i) {
     const uint8_t code = affine_code(in[i], grid, bits);
     if (codes != nullptr) codes[i] = code;
-    if (values != nullptr) values[i] = affine_value(code, grid);
+    if (values != nullptr) values[i] = affine_value(code, {value_scale, grid.zero});
   }
 }
 

@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # Sets up, builds, runs every test, and closes with the line 'N passed, N failed, N skipped'.
-# CI runs exactly this. Usage: scripts/test.sh [--full]
+# CI runs exactly this. Usage: scripts/test.sh [--full] [--only REGEX]
 #   --full   adds the sanitizers on everything, clang-tidy, the comparison with the Python peers,
 #            long fuzzing and ThreadSanitizer
+#   --only   leaves out the stages whose names do not match, e.g. --full --only 'interop|fuzzing'
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 full=0
-for argument in "$@"; do
-  case $argument in
+only=
+while (($# > 0)); do
+  case $1 in
     --full) full=1 ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
-    *) fail test "unknown argument '$argument', allowed: --full" ;;
+    --only) only=${2:?"--only names no stages; give a regular expression"} && shift ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
+    *) fail test "unknown argument '$1', allowed: --full, --only REGEX" ;;
   esac
+  shift
 done
 
 build=$project/build
@@ -42,6 +46,7 @@ finish() {
   trap - EXIT
   printf '\n== result after %d s\n' "$SECONDS"
   ((status == 0)) || echo fail > "$results/interrupted.check"
+  [[ -z $only ]] || echo "   only the stages that match $only"
   local closed=0
   # shellcheck disable=SC2046  # one word per condition
   python3 scripts/test_summary.py close "$results" tests/expected_skips.txt $(conditions) || closed=$?
@@ -54,6 +59,7 @@ trap 'exit 143' TERM
 # stage NAME COMMAND...: runs all of it, notes a failure, and lets the later stages run.
 stage() {
   local name=$1 begin=$SECONDS status=0
+  [[ $name =~ $only ]] || return 0
   shift
   printf '\n== %s\n' "$name"
   set +e
@@ -138,13 +144,9 @@ fi
 
 # It reads GCC's commands and headers; of GCC's own folder it may see these alone, the rest are GCC's intrinsics.
 tidy() {
-  local headers=$results/gcc-headers
+  local headers=$build/gcc-headers
   mkdir -p "$headers" && cp -r "$(g++ -print-file-name=include/omp.h)" "$(g++ -print-file-name=include/sanitizer)" "$headers"
-  "$venv/bin/run-clang-tidy.py" -quiet -p "$build" -j "$(job_count)" -clang-tidy-binary "$venv/bin/clang-tidy" \
-    -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-error "-extra-arg=-isystem$headers" \
-    "^$project/(core|io|quant|lora|model|data|eval|trainer|exporter|configs|cli|tests)/.*\.cpp$" > "$results/tidy.log" 2>&1 && return
-  grep -E '(warning|error):' "$results/tidy.log" | sort -u | head -n 50
-  return 1
+  "$venv/bin/python" scripts/tidy.py "$build" "$(job_count)" -Wno-unknown-warning-option -Wno-error "-isystem$headers"
 }
 check 'clang-tidy' tidy
 

@@ -20,7 +20,7 @@ EVALUATIONS = 5  # in a run, and checkpoints of the plain one, for figure.py
 # How the grid is trained at each number of bits, beside what --qat says.
 DEFAULTS = {
     4: {"qat.scheme": "int4-gptq", "qat.bits": "4"},
-    3: {"qat.scheme": "int4-gptq", "qat.bits": "3", "qat.start_from": "gptq"},
+    3: {"qat.scheme": "int4-gptq", "qat.bits": "3", "qat.start_from": "gptq", "qat.scales": "anchored"},
 }
 COMMON = {
     "qat.group_size": str(GROUP_SIZE),

@@ -11,8 +11,9 @@ ROWS = {
     "minmax": {"qat.scales": "minmax"},
     "clip": {"qat.scales": "clip"},
     "learned": {"qat.scales": "learned"},
+    "anchored": {"qat.scales": "anchored"},
 }
-LIMITS = {"minmax": 1.4, "clip": 1.75, "learned": 1.75}
+LIMITS = {"minmax": 1.4, "clip": 1.75, "learned": 1.75, "anchored": 1.75}
 MOST_MEMORY = 1.1
 SKIPPED_STEPS = 2
 

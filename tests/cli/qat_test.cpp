@@ -133,6 +133,7 @@ TEST_F(QatProgram, MergesIntoTheBaseThatTheRunTrainedOn) {
 TEST_F(QatProgram, ResumeIsBitExactWithLearnedScalesAndObservers) {
   const std::vector<nlohmann::ordered_json> sections = {
       {{"scheme", "int4-gptq"}, {"group_size", 32}, {"scales", "learned"}, {"start_step", 2}},
+      {{"scheme", "int4-gptq"}, {"bits", 3}, {"group_size", 32}, {"scales", "anchored"}},
       {{"scheme", "int4-awq"}, {"group_size", 32}, {"scales", "clip"}, {"refresh_steps", 3}},
       {{"scheme", "int8"}, {"activations", "int8_static"}, {"observer", "mse"}}};
   for (const auto& section : sections) {

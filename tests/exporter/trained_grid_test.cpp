@@ -40,14 +40,16 @@ std::vector<TrainedCase> cases() {
       {"gptq", scheme(S::kInt4Gptq, kNf4)},
       {"gptq_asymmetric", scheme(S::kInt4Gptq, kOriginal)},
       {"gptq3_learned", scheme(S::kInt4Gptq, kNf4, QatScales::kLearned)},
+      {"gptq3_anchored", scheme(S::kInt4Gptq, kOriginal, QatScales::kAnchored)},
+      {"awq_anchored", scheme(S::kInt4Awq, kNf4, QatScales::kAnchored)},
       {"gptq2_clip_asymmetric", scheme(S::kInt4Gptq, kNf4, QatScales::kClip)},
       {"int8_rows", {.scheme = S::kInt8, .merge_base = kOriginal}},
       {"int8_weights",
        {.scheme = S::kInt8, .group_size = GroupSize::k32, .activations = QatActivations::kNone}},
       {"fp8", {.scheme = S::kFp8}}};
-  all[5].qat.symmetric = all[7].qat.symmetric = false;
-  all[6].qat.bits = 3;
-  all[7].qat.bits = 2;
+  all[5].qat.symmetric = all[7].qat.symmetric = all[9].qat.symmetric = false;
+  all[6].qat.bits = all[7].qat.bits = 3;
+  all[9].qat.bits = 2;
   for (const bool symmetric : {true, false}) {
     TrainedCase v2{symmetric ? "gptq_v2" : "gptq_v2_asymmetric", {.scheme = S::kExport}};
     v2.of_export = {.type = QuantizationType::kRtn,

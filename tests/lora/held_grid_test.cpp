@@ -16,6 +16,7 @@
 #include "lora/grid_files.h"
 #include "lora/lora_linear.h"
 #include "lora/merge.h"
+#include "lora/rounded_weight.h"
 #include "quant/affine_gradient_math.h"
 #include "quant/affine_math.h"
 #include "quant/nf4.h"
@@ -53,11 +54,15 @@ struct Case {
   std::string name;
   int64_t bits;
   quant::GridRule rule;
+  bool anchored = false;
 };
 const std::vector<Case> kCases = {{"asymmetric4", 4, quant::GridRule::kAsymmetric},
                                   {"symmetric4", 4, quant::GridRule::kSymmetricFull},
                                   {"asymmetric3", 3, quant::GridRule::kAsymmetric},
-                                  {"symmetric2", 2, quant::GridRule::kSymmetricFull}};
+                                  {"symmetric2", 2, quant::GridRule::kSymmetricFull},
+                                  {"anchored4", 4, quant::GridRule::kAsymmetric, true},
+                                  {"anchored3", 3, quant::GridRule::kAsymmetric, true},
+                                  {"anchored2", 2, quant::GridRule::kSymmetricFull, true}};
 
 class HeldGrids : public ::testing::TestWithParam<Case> {
  protected:
@@ -66,6 +71,7 @@ class HeldGrids : public ::testing::TestWithParam<Case> {
     adapter_ = make_adapter();
     weight_ = FrozenWeight(quant::quantize_nf4(at::randn({kRows, kCols}) * 0.3));
     grid_ = held_grid(GridFit::kClip, GetParam().bits, GetParam().rule, true);
+    grid_.held->is_anchored = GetParam().anchored;
     fit_held_grid("layer", weight_, &adapter_, grid_);
     // Factors of their own, narrow enough to cut.
     const at::NoGradGuard no_graph;
@@ -105,7 +111,9 @@ TEST_P(HeldGrids, GradientsAreThoseOfTheSurrogate) {
   const at::NoGradGuard no_graph;
   const auto& options = std::get<quant::AffineOptions>(grid_.weight);
   const Tensor merged = merged_or_plain(weight_, &adapter_);
-  const Tensor scales = grid_.held->effective(options.scale_type);
+  const Tensor scales = grid_.held->of_codes(options.scale_type);
+  const Tensor of_values = grid_.held->effective(options.scale_type);
+  EXPECT_EQ(at::equal(scales, of_values), !GetParam().anchored);
   const Tensor arriving = at::matmul(dy.t(), x);
   Tensor masked = arriving.clone(), factor = at::zeros(scales.sizes(), torch::kFloat64);
   int64_t cut = 0;
@@ -113,12 +121,13 @@ TEST_P(HeldGrids, GradientsAreThoseOfTheSurrogate) {
     for (int64_t k = 0; k < kCols; ++k) {
       const quant::AffineGrid grid{scales[n][k / kGroup].item<float>(),
                                    grid_.held->zeros[n][k / kGroup].item<uint8_t>()};
-      const auto slope = quant::affine_slope(merged[n][k].item<float>(), grid, options.bits);
+      const auto w = merged[n][k].item<float>(), of_value = of_values[n][k / kGroup].item<float>();
+      const auto slope = GetParam().anchored
+                             ? quant::anchored_slope(w, grid, of_value, options.bits)
+                             : quant::affine_slope(w, grid, options.bits);
       factor[n][k / kGroup] += arriving[n][k].item<double>() * slope.by_scale;
-      if (slope.by_weight == 0) {
-        masked[n][k] = 0;
-        ++cut;
-      }
+      masked[n][k] *= slope.by_weight;
+      cut += slope.by_weight == 0;
     }
   }
   EXPECT_GT(cut, kRows);
@@ -131,6 +140,17 @@ TEST_P(HeldGrids, GradientsAreThoseOfTheSurrogate) {
   EXPECT_LT(relative(adapter_.b.grad(), 2 * at::matmul(masked, adapter_.a.t())), 1e-5);
   const Tensor rounded = fake_quantized_composed(weight_, &adapter_, grid_, torch::kFloat32);
   EXPECT_LT(relative(x.grad(), at::matmul(dy, rounded)), 1e-5);
+}
+
+TEST_P(HeldGrids, AnchoredCodesAreThoseOfTheFittedScales) {
+  const auto& options = std::get<quant::AffineOptions>(grid_.weight);
+  const Tensor merged = merged_or_plain(weight_, &adapter_);
+  quant::AffineTensor fitted{
+      .scales = grid_.held->scales, .zeros = grid_.held->zeros, .options = options};
+  quant::requantize_affine(merged, fitted);
+  const quant::AffineTensor trained = affine_on_grid(merged, grid_);
+  EXPECT_EQ(at::equal(trained.codes, fitted.codes), GetParam().anchored);
+  EXPECT_TRUE(at::equal(trained.scales, grid_.held->effective(options.scale_type)));
 }
 
 TEST_P(HeldGrids, ClippedRangesNeverRoundWorse) {

@@ -48,14 +48,42 @@ TEST(AffineSlope, OfTheScaleEqualsFiniteDifferencesOfTheSurrogate) {
   }
 }
 
+/// Anchored codes stay where the scale of their values moves, so that nothing is held by hand: the
+/// differences by the scale are of the values themselves.
+TEST(AnchoredSlope, EqualsFiniteDifferences) {
+  for (const int64_t bits : {2, 3, 4, 8}) {
+    const AffineGrid grid{0.25F, affine_max_code(bits) / 2};
+    int cut = 0;
+    for (int i = 0; i < 109; ++i) {
+      const float w = -20 + 0.37F * static_cast<float>(i), scale = 0.3F, step = 0x1p-6F;
+      const uint8_t code = affine_code(w, grid, bits);
+      const AffineSlope slope = anchored_slope(w, grid, scale, bits);
+      const auto value = [&](float s) { return affine_value(code, {s, grid.zero}); };
+      const float difference = (value(scale + step) - value(scale - step)) / (2 * step);
+      EXPECT_NEAR(slope.by_scale, difference, 1e-5 * std::abs(difference)) << w;
+      // By the weight, of the surrogate: a code more for every grid.scale.
+      const float code_step = value(scale) / static_cast<float>(code - grid.zero);
+      const bool inside = affine_slope(w, grid, bits).by_weight == 1;
+      if (code != grid.zero) {
+        EXPECT_FLOAT_EQ(slope.by_weight, inside ? code_step / grid.scale : 0) << w;
+      }
+      cut += !inside;
+    }
+    EXPECT_EQ(cut > 0, bits < 8);
+  }
+}
+
 TEST(AffineSlope, GradientScaleIsThatOfThePaper) {
   EXPECT_FLOAT_EQ(lsq_gradient_scale(64, 4), 1 / std::sqrt(64.0F * 7));
   EXPECT_FLOAT_EQ(lsq_gradient_scale(128, 8), 1 / std::sqrt(128.0F * 127));
 }
 
-class AffineGradient : public ::testing::TestWithParam<int64_t> {};
+class AffineGradient : public ::testing::TestWithParam<int64_t> {
+ protected:
+  static void expect_the_math(bool anchored);
+};
 
-TEST_P(AffineGradient, EqualsTheMathElementByElement) {
+void AffineGradient::expect_the_math(bool anchored) {
   const testing::UseSimdTarget use(GetParam());
   constexpr int64_t kRows = 7;
   for (const auto& [cols, size] :
@@ -73,6 +101,10 @@ TEST_P(AffineGradient, EqualsTheMathElementByElement) {
                     (1 + 0.1F * static_cast<float>(g % 3));
         zeros[g] = static_cast<uint8_t>(affine_max_code(bits) / 2 + g % 2);
       }
+      std::vector<float> value_scales(scales.size());
+      for (size_t g = 0; g < scales.size(); ++g) {
+        value_scales[g] = scales[g] * (0.8F + 0.1F * static_cast<float>(g % 5));
+      }
       cpu::affine_gradient({.weight = w.data(),
                             .rows = kRows,
                             .cols = cols,
@@ -80,6 +112,7 @@ TEST_P(AffineGradient, EqualsTheMathElementByElement) {
                             .bits = bits,
                             .scales = scales.data(),
                             .zeros = zeros.data(),
+                            .value_scales = anchored ? value_scales.data() : nullptr,
                             .values = values.data(),
                             .gradient = gradient.data(),
                             .scale_gradient = by_scale.data()});
@@ -88,8 +121,10 @@ TEST_P(AffineGradient, EqualsTheMathElementByElement) {
         double sum = 0, size_of_sum = 0;
         const AffineGrid grid{scales[g], zeros[g]};
         for (int64_t i = g * size; i < (g + 1) * size; ++i) {
-          const AffineSlope slope = affine_slope(w[i], grid, bits);
-          ASSERT_EQ(values[i], affine_value(affine_code(w[i], grid, bits), grid));
+          const AffineSlope slope = anchored ? anchored_slope(w[i], grid, value_scales[g], bits)
+                                             : affine_slope(w[i], grid, bits);
+          const float scale = anchored ? value_scales[g] : scales[g];
+          ASSERT_EQ(values[i], affine_value(affine_code(w[i], grid, bits), {scale, zeros[g]}));
           ASSERT_EQ(gradient[i], slope.by_weight * arriving[i]);
           sum += static_cast<double>(arriving[i]) * slope.by_scale;
           size_of_sum += std::abs(static_cast<double>(arriving[i]) * slope.by_scale);
@@ -102,6 +137,14 @@ TEST_P(AffineGradient, EqualsTheMathElementByElement) {
       EXPECT_LT(cut, kRows * cols);
     }
   }
+}
+
+TEST_P(AffineGradient, EqualsTheMathElementByElement) {
+  expect_the_math(/*anchored=*/false);
+}
+
+TEST_P(AffineGradient, OfAnchoredCodesEqualsTheMathElementByElement) {
+  expect_the_math(/*anchored=*/true);
 }
 
 INSTANTIATE_TEST_SUITE_P(Targets, AffineGradient, ::testing::ValuesIn(testing::simd_targets()));

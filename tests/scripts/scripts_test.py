@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of the Python scripts of scripts/: counting test results, making the quickstart's data."""
+"""Tests of the Python scripts of scripts/: counting test results, making the quickstart's data, choosing files to lint."""
 import json
 import pathlib
 import subprocess
@@ -140,6 +140,70 @@ class WordnetDataset(unittest.TestCase):
     def test_missing_wordnet_names_the_package(self):
         (self.root / "data.noun").unlink()
         self.assertIn("install the Debian package wordnet-base", self.make(1, 1))
+
+
+class Tidy(unittest.TestCase):
+    """In a project of two files, with programs in the places of ninja and clang-tidy."""
+
+    NINJA = """#!/bin/sh
+printf 'core/a.cpp.o: #deps 2, deps mtime 1 (VALID)\\n    ../core/a.cpp\\n    ../core/a.h\\n\\n'
+printf 'core/b.cpp.o: #deps 1, deps mtime 1 (VALID)\\n    ../core/b.cpp\\n\\n'
+"""
+    CLANG_TIDY = """#!/bin/sh
+for file; do :; done
+if grep -q finding "$file"; then echo "$file:1: warning: a finding"; exit 1; fi
+"""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.root = pathlib.Path(self.folder.name).resolve()
+        for name, text in {".venv/bin/ninja": self.NINJA, ".venv/bin/clang-tidy": self.CLANG_TIDY, ".clang-tidy": "",
+                           "scripts/requirements.txt": "", "scripts/requirements-tidy.txt": "",
+                           "core/a.cpp": "a", "core/a.h": "a", "core/b.cpp": "b", "bench/c.cpp": "not linted",
+                           "scripts/tidy.py": (ROOT / "scripts/tidy.py").read_text(encoding="utf-8")}.items():
+            file = self.root / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            file.chmod(0o755)
+        self.commands = [{"file": str(self.root / f"{name}.cpp"), "output": f"{name}.cpp.o", "command": "c++"}
+                         for name in ("core/a", "core/b", "bench/c")]
+        (self.root / "build").mkdir()
+
+    def tearDown(self):
+        self.folder.cleanup()
+
+    def tidy(self):
+        (self.root / "build/compile_commands.json").write_text(json.dumps(self.commands))
+        done = subprocess.run([sys.executable, self.root / "scripts/tidy.py", self.root / "build", "2"],
+                              capture_output=True, text=True)
+        return done.returncode, done.stdout.splitlines() + done.stderr.splitlines()
+
+    def test_a_file_is_linted_again_where_what_it_depends_on_has_changed(self):
+        none, first, both = ("   2 files, 0 of them passed as they stand", "   2 files, 1 of them passed as they stand",
+                             "   2 files, 2 of them passed as they stand")
+        self.assertEqual(self.tidy(), (0, [none]))
+        self.assertEqual(self.tidy(), (0, [both]))
+        (self.root / "core/a.h").write_text("changed")
+        self.assertEqual(self.tidy(), (0, [first]))
+        self.commands[1]["command"] = "c++ -O3"
+        self.assertEqual(self.tidy(), (0, [first]))
+        self.assertEqual(self.tidy(), (0, [both]))
+        (self.root / ".clang-tidy").write_text("Checks: more")
+        self.assertEqual(self.tidy(), (0, [none]))
+
+    def test_findings_fail_until_they_are_gone(self):
+        (self.root / "core/b.cpp").write_text("finding")
+        for passed in (0, 1):
+            status, lines = self.tidy()
+            self.assertEqual((status, lines[0]), (1, f"   2 files, {passed} of them passed as they stand"))
+            self.assertEqual(lines[1:], [f"{self.root}/core/b.cpp:1: warning: a finding", ""])
+        (self.root / "core/b.cpp").write_text("b")
+        self.assertEqual(self.tidy()[0], 0)
+
+    def test_a_file_that_was_not_built_is_one_line(self):
+        self.commands.append({"file": str(self.root / "core/new.cpp"), "output": "core/new.cpp.o", "command": "c++"})
+        self.assertEqual(self.tidy(), (1, ["[tidy] core/new.cpp.o has not been built, so what it includes is not known; "
+                                           "run scripts/build.sh"]))
 
 
 if __name__ == "__main__":
