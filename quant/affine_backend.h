@@ -19,8 +19,8 @@ struct AffineArgs {
   AffineOptions options;      // group_size is not read
   float* scales;              // [rows, groups]
   uint8_t* zeros;             // [rows, groups]
-  const float* value_scales;  // [rows, groups] of values, where affine_round multiplies codes with
-                              // others than `scales`; group_of is null; or null
+  const float* value_scales;  // [rows, groups] of values, where cpu::affine_round multiplies codes
+                              // with others than `scales`; group_of is null; or null
   uint8_t* codes;             // [rows, cols]
   float* values;              // [rows, cols]
   int64_t* first_bad_row;     // lowered to the first row with NaN, infinity or an infinite scale

@@ -12,7 +12,10 @@ only=
 while (($# > 0)); do
   case $1 in
     --full) full=1 ;;
-    --only) only=${2:?"--only names no stages; give a regular expression"} && shift ;;
+    --only)
+      [[ -n ${2:-} ]] || fail test "--only names no stages, allowed: a regular expression"
+      only=$2 && shift
+      ;;
     -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit 0 ;;
     *) fail test "unknown argument '$1', allowed: --full, --only REGEX" ;;
   esac
@@ -56,10 +59,12 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+is_chosen() { [[ $1 =~ $only ]]; }
+
 # stage NAME COMMAND...: runs all of it, notes a failure, and lets the later stages run.
 stage() {
   local name=$1 begin=$SECONDS status=0
-  [[ $name =~ $only ]] || return 0
+  is_chosen "$name" || return 0
   shift
   printf '\n== %s\n' "$name"
   set +e
@@ -135,6 +140,7 @@ check 'sanitizer build' scripts/build.sh -B build-sanitizer "${sanitized[@]}" \
 tests 'sanitizers, torch-free folders' build-sanitizer "${only_torch_free[@]}" -LE "$later"
 
 if ((!full)); then # by name, so that the closing line counts them
+  is_chosen 'interop with the Python peers' || exit 0
   printf '\n== interop with the Python peers: skipped, scripts/test.sh --full makes them\n'
   "$venv/bin/ctest" --test-dir "$build" -N -L interop | sed -n 's|.*: interop/||p' | while read -r name; do
     echo "   skipped: interop/$name" && echo skip > "$results/interop-$name.check"
@@ -190,7 +196,7 @@ if setarch -R true 2> /dev/null; then
     check 'thread sanitizer, planted bugs' setarch -R build/tests/planted_thread_sanitizer --gtest_brief=1
     check 'thread sanitizer, kernels' setarch -R build/tests/kernels_thread_sanitizer --gtest_brief=1 --gtest_filter='*/cuda_*'
   fi
-else
+elif is_chosen 'thread sanitizer'; then
   printf '\n== thread sanitizer: skipped, setarch -R is not permitted here\n'
   echo skip > "$results/thread-sanitizer.check"
 fi

@@ -2,7 +2,7 @@
 
 usage: tidy.py BUILD_DIR JOBS [EXTRA_ARG]...
 
-A file has passed as it stands where its text, what it includes, its compiler's command, .clang-tidy and the linter's version
+A file has passed as it stands where its text, what it includes, both commands, the .clang-tidy files and the linter's version
 are those of a run without findings: their hash is kept in BUILD_DIR/tidy. The build has to be complete, for ninja knows from
 it what a file includes. Prints the findings, and exits with 1 where there are any.
 """
@@ -19,7 +19,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 LINTED = re.compile(r"(core|io|quant|lora|model|data|eval|trainer|exporter|configs|cli|tests)/.*\.cpp")
-SETTINGS = (".clang-tidy", "scripts/requirements.txt", "scripts/requirements-tidy.txt", "scripts/tidy.py")
+SETTINGS = (".clang-tidy", "tests/.clang-tidy", "scripts/requirements.txt", "scripts/requirements-tidy.txt", "scripts/tidy.py")
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def includes_by_object(build):
     return includes
 
 
-def linted_files(build):
+def linted_files(build, extra):
     """Source, relative to the project -> hash of all that its findings depend on."""
     includes = includes_by_object(build)
     settings = [(ROOT / name).read_text(encoding="utf-8") for name in SETTINGS]
@@ -54,7 +54,7 @@ def linted_files(build):
         target = entry["output"].removeprefix(f"{build}/")
         if target not in includes:
             sys.exit(f"[tidy] {target} has not been built, so what it includes is not known; run scripts/build.sh")
-        parts = [*settings, entry["command"], *map(digest, includes[target])]
+        parts = [*settings, *extra, entry["command"], *map(digest, includes[target])]
         keys.setdefault(source.relative_to(ROOT), hashlib.sha256("\0".join(parts).encode()).hexdigest())
     return keys
 
@@ -71,7 +71,7 @@ def main():
         command = [BIN / "clang-tidy", "-quiet", "-p", build, *(f"-extra-arg={argument}" for argument in extra), ROOT / source]
         return subprocess.run(command, capture_output=True, text=True)
 
-    keys = linted_files(build)
+    keys = linted_files(build, extra)
     left = [s for s, key in keys.items() if not stamp_of(s).exists() or stamp_of(s).read_text(encoding="utf-8") != key]
     print(f"   {len(keys)} files, {len(keys) - len(left)} of them passed as they stand", flush=True)
     failed = 0

@@ -25,8 +25,14 @@ void PrintTo(const TrainedCase& c, std::ostream* out) {
   *out << c.name;
 }
 
-QatOptions scheme(QatScheme scheme, MergeBase base, QatScales scales = QatScales::kMinMax) {
-  return {.scheme = scheme, .group_size = GroupSize::k32, .merge_base = base, .scales = scales};
+QatOptions scheme(QatScheme scheme, MergeBase base, QatScales scales = QatScales::kMinMax,
+                  std::optional<int64_t> bits = {}, std::optional<bool> symmetric = {}) {
+  return {.scheme = scheme,
+          .bits = bits,
+          .group_size = GroupSize::k32,
+          .symmetric = symmetric,
+          .merge_base = base,
+          .scales = scales};
 }
 
 std::vector<TrainedCase> cases() {
@@ -38,18 +44,15 @@ std::vector<TrainedCase> cases() {
       {"awq_clip", scheme(S::kInt4Awq, kNf4, QatScales::kClip)},
       {"awq_learned", scheme(S::kInt4Awq, kOriginal, QatScales::kLearned)},
       {"gptq", scheme(S::kInt4Gptq, kNf4)},
-      {"gptq_asymmetric", scheme(S::kInt4Gptq, kOriginal)},
-      {"gptq3_learned", scheme(S::kInt4Gptq, kNf4, QatScales::kLearned)},
-      {"gptq3_anchored", scheme(S::kInt4Gptq, kOriginal, QatScales::kAnchored)},
+      {"gptq_asymmetric", scheme(S::kInt4Gptq, kOriginal, QatScales::kMinMax, 4, false)},
+      {"gptq3_learned", scheme(S::kInt4Gptq, kNf4, QatScales::kLearned, 3)},
+      {"gptq3_anchored", scheme(S::kInt4Gptq, kOriginal, QatScales::kAnchored, 3, false)},
       {"awq_anchored", scheme(S::kInt4Awq, kNf4, QatScales::kAnchored)},
-      {"gptq2_clip_asymmetric", scheme(S::kInt4Gptq, kNf4, QatScales::kClip)},
+      {"gptq2_clip_asymmetric", scheme(S::kInt4Gptq, kNf4, QatScales::kClip, 2, false)},
       {"int8_rows", {.scheme = S::kInt8, .merge_base = kOriginal}},
       {"int8_weights",
        {.scheme = S::kInt8, .group_size = GroupSize::k32, .activations = QatActivations::kNone}},
       {"fp8", {.scheme = S::kFp8}}};
-  all[5].qat.symmetric = all[7].qat.symmetric = all[9].qat.symmetric = false;
-  all[6].qat.bits = all[7].qat.bits = 3;
-  all[9].qat.bits = 2;
   for (const bool symmetric : {true, false}) {
     TrainedCase v2{symmetric ? "gptq_v2" : "gptq_v2_asymmetric", {.scheme = S::kExport}};
     v2.of_export = {.type = QuantizationType::kRtn,

@@ -62,9 +62,9 @@ TEST(AnchoredSlope, EqualsFiniteDifferences) {
       const float difference = (value(scale + step) - value(scale - step)) / (2 * step);
       EXPECT_NEAR(slope.by_scale, difference, 1e-5 * std::abs(difference)) << w;
       // By the weight, of the surrogate: a code more for every grid.scale.
-      const float code_step = value(scale) / static_cast<float>(code - grid.zero);
       const bool inside = affine_slope(w, grid, bits).by_weight == 1;
       if (code != grid.zero) {
+        const float code_step = value(scale) / static_cast<float>(code - grid.zero);
         EXPECT_FLOAT_EQ(slope.by_weight, inside ? code_step / grid.scale : 0) << w;
       }
       cut += !inside;

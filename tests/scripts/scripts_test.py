@@ -157,7 +157,7 @@ if grep -q finding "$file"; then echo "$file:1: warning: a finding"; exit 1; fi
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
         self.root = pathlib.Path(self.folder.name).resolve()
-        for name, text in {".venv/bin/ninja": self.NINJA, ".venv/bin/clang-tidy": self.CLANG_TIDY, ".clang-tidy": "",
+        for name, text in {".venv/bin/ninja": self.NINJA, ".venv/bin/clang-tidy": self.CLANG_TIDY, ".clang-tidy": "", "tests/.clang-tidy": "",
                            "scripts/requirements.txt": "", "scripts/requirements-tidy.txt": "",
                            "core/a.cpp": "a", "core/a.h": "a", "core/b.cpp": "b", "bench/c.cpp": "not linted",
                            "scripts/tidy.py": (ROOT / "scripts/tidy.py").read_text(encoding="utf-8")}.items():
@@ -172,9 +172,9 @@ if grep -q finding "$file"; then echo "$file:1: warning: a finding"; exit 1; fi
     def tearDown(self):
         self.folder.cleanup()
 
-    def tidy(self):
+    def tidy(self, *extra):
         (self.root / "build/compile_commands.json").write_text(json.dumps(self.commands))
-        done = subprocess.run([sys.executable, self.root / "scripts/tidy.py", self.root / "build", "2"],
+        done = subprocess.run([sys.executable, self.root / "scripts/tidy.py", self.root / "build", "2", *extra],
                               capture_output=True, text=True)
         return done.returncode, done.stdout.splitlines() + done.stderr.splitlines()
 
@@ -188,8 +188,11 @@ if grep -q finding "$file"; then echo "$file:1: warning: a finding"; exit 1; fi
         self.commands[1]["command"] = "c++ -O3"
         self.assertEqual(self.tidy(), (0, [first]))
         self.assertEqual(self.tidy(), (0, [both]))
-        (self.root / ".clang-tidy").write_text("Checks: more")
-        self.assertEqual(self.tidy(), (0, [none]))
+        for settings in (".clang-tidy", "tests/.clang-tidy"):
+            (self.root / settings).write_text("Checks: more")
+            self.assertEqual(self.tidy(), (0, [none]))
+        self.assertEqual(self.tidy("-Wno-error"), (0, [none]))
+        self.assertEqual(self.tidy("-Wno-error"), (0, [both]))
 
     def test_findings_fail_until_they_are_gone(self):
         (self.root / "core/b.cpp").write_text("finding")
