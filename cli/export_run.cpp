@@ -11,6 +11,9 @@
 #include "core/parallel.h"
 #include "core/progress.h"
 #include "core/signals.h"
+#include "exporter/preflight.h"
+#include "io/base_record.h"
+#include "io/checkpoint.h"
 
 namespace qlora::cli {
 namespace {
@@ -36,6 +39,16 @@ std::string adapter_of_run(const std::string& run) {
   return run;
 }
 
+/// What the run that an adapter comes from was configured with; nothing for adapters of others.
+std::optional<std::string> config_of_adapter(const std::string& adapter) {
+  if (adapter.empty()) return std::nullopt;
+  for (const fs::path& place : io::adapter_places(adapter)) {
+    std::error_code error;
+    if (fs::exists(place / kResolvedConfig, error)) return (place / kResolvedConfig).string();
+  }
+  return std::nullopt;
+}
+
 /// runs/out with awq at 4 bits: runs/out-awq-4bit.
 std::string default_output(const std::string& run, const exporter::ExportOptions& options) {
   const exporter::ResolvedGrid grid = exporter::resolve_grid(options.grid);
@@ -59,6 +72,24 @@ exporter::ExportSource source_of(const configs::RunConfig& config, const std::st
           .compute_dtype = config.compute_dtype};
 }
 
+/// Every setting that decides codes, with nothing left to be decided.
+Json decided(const exporter::GridOptions& asked, const std::string& model_path) {
+  const exporter::ResolvedGrid grid = exporter::resolve_grid(asked);
+  exporter::GridOptions all = asked;
+  all.type = grid.type;
+  all.format = grid.format;
+  all.gguf_type = grid.gguf_type;
+  if (grid.is_quantized()) all.bits = grid.bits;
+  all.symmetric = grid.symmetric;
+  all.loader = exporter::Loader::kAny;  // reads the files, changes nothing in them
+  all.group_size = exporter::GroupSize::kAuto;
+  Json facts = write_fields(all);
+  if (!grid.is_quantized() || grid.format == exporter::ExportFormat::kGguf) return facts;
+  const io::Checkpoint checkpoint(model_path);
+  facts["group_size"] = exporter::preflight(checkpoint.config(), asked).group_size;
+  return facts;
+}
+
 /// Whether what is exported is what the run trained on; says where it is not.
 void mark_trained_grid(const std::optional<configs::RunConfig>& trained, configs::RunConfig& config,
                        RunLog& log) {
@@ -69,17 +100,26 @@ void mark_trained_grid(const std::optional<configs::RunConfig>& trained, configs
   if (options.merge_base == exporter::MergeBase::kAuto) {
     options.merge_base = trained->qat.merge_base;
   }
-  const bool is_same = write_fields(options.grid) == write_fields(grid) &&
-                       options.merge_base == trained->qat.merge_base;
-  if (is_same) {
+  const bool has_same_base =
+      options.merge_base == trained->qat.merge_base &&
+      (options.merge_base == exporter::MergeBase::kOriginal ||
+       write_fields(config.quantization.four_bit) == write_fields(trained->quantization.four_bit));
+  exporter::GridOptions trained_on = grid;
+  trained_on.is_trained = false;
+  if (has_same_base && decided(options.grid, config.model_name_or_path) ==
+                           decided(trained_on, config.model_name_or_path)) {
+    const exporter::Loader loader = options.grid.loader;
     options.grid = grid;
+    options.grid.loader = loader;
     return;
   }
   const bool is_rounded = exporter::resolve_grid(options.grid).is_quantized();
-  log.notice(fmt::format(
-      "the run trained on {} over the {} base; what is written is {}",
-      exporter::describe(exporter::resolve_grid(grid)), exporter::name_of(trained->qat.merge_base),
-      is_rounded ? "another grid, rounded anew" : "the merged weights before they are rounded"));
+  log.notice(fmt::format("the run trained on {} over the {} base; what is written is {}",
+                         exporter::describe(exporter::resolve_grid(trained_on)),
+                         exporter::name_of(trained->qat.merge_base),
+                         !is_rounded     ? "the merged weights before they are rounded"
+                         : has_same_base ? "another grid, rounded anew"
+                                         : "rounded anew over another base"));
 }
 
 std::string result_text(const exporter::ExportResult& result) {
@@ -103,6 +143,8 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
   configs::RunConfig& config = prepared.config;
   if (!request.run.empty()) {
     read_config((fs::path(request.run) / kResolvedConfig).string(), config, log);
+  } else if (request.model_path.empty() && request.config.empty()) {
+    if (const auto file = config_of_adapter(request.adapter)) read_config(*file, config, log);
   }
   if (!request.config.empty()) read_config(request.config, config, log);
   if (request.is_merge) {  // how to quantize is no part of a merge
@@ -118,14 +160,14 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
   }
   if (request.threads > 0) config.threads = request.threads;
   validate_fields(config);
+  QLORA_CHECK(!config.model_name_or_path.empty(), ConfigError,
+              "[usage] no model is named; give --run a run directory, or --model-path a Hugging "
+              "Face directory or a GGUF file");
   const std::string& trained_in = request.adapter.empty() ? request.run : request.adapter;
   if (!trained_in.empty()) mark_trained_grid(qat_run_of(trained_in), config, log);
   if (request.is_merge && config.exporting.merge_base == exporter::MergeBase::kAuto) {
     config.exporting.merge_base = exporter::MergeBase::kOriginal;
   }
-  QLORA_CHECK(!config.model_name_or_path.empty(), ConfigError,
-              "[usage] no model is named; give --run a run directory, or --model-path a Hugging "
-              "Face directory or a GGUF file");
   std::string adapter = request.adapter;
   if (adapter.empty() && !request.run.empty()) adapter = adapter_of_run(request.run);
   if (config.exporting.output_dir.empty() && !request.run.empty()) {

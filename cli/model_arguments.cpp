@@ -7,6 +7,8 @@
 #include "core/json_file.h"
 #include "core/parallel.h"
 #include "exporter/legality.h"
+#include "io/base_record.h"
+#include "io/checkpoint.h"
 
 namespace qlora::cli {
 namespace {
@@ -44,6 +46,14 @@ const char* dtype_name(torch::ScalarType dtype) {
 }
 
 }  // namespace
+
+void warn_of_other_base(const std::string& adapter, const std::string& model_path, RunLog& log) {
+  const auto recorded = io::read_base_record(adapter);
+  std::error_code error;
+  if (!recorded || std::filesystem::equivalent(recorded->path, model_path, error)) return;
+  const auto difference = io::base_difference(adapter, io::Checkpoint(model_path));
+  if (difference) log.warn(*difference);
+}
 
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides) {
   command
@@ -116,6 +126,7 @@ model::Decoder load_model(const configs::RunConfig& config, const ModelArguments
   model::Decoder model =
       model::Decoder::load(configs::model_options(config), config.quantization.four_bit, log);
   if (!arguments.adapter.empty()) {
+    warn_of_other_base(arguments.adapter, config.model_name_or_path, log);
     model.load_adapter(arguments.adapter, config.lora.adapter_dtype);
     log.notice("adapter: " + arguments.adapter);
   }

@@ -26,6 +26,10 @@ struct ModelArguments {
   bool json = false;
 };
 
+/// Warns where an adapter's run recorded other weights than those of the model.
+///   cost      nothing where the model lies where it lay then, else reads it once
+void warn_of_other_base(const std::string& adapter, const std::string& model_path, RunLog& log);
+
 void add_model_options(CLI::App& command, ModelArguments& arguments);
 /// `--set a.b=value`, may be given several times.
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides);

@@ -18,6 +18,50 @@ namespace {
 constexpr int64_t kPerTextLimit = 100;
 constexpr int64_t kPerTextMaxLength = 1024;
 
+constexpr int64_t kSeqLen = 512;
+
+/// What is measured, and so which options are read.
+enum class Measure { kTokens, kStream, kTexts, kExamples };
+
+const char* measure_text(Measure measure) {
+  switch (measure) {
+    case Measure::kTokens:
+      return "rows of ids are scored as they are";
+    case Measure::kStream:
+      return "plain text is scored as one stream in windows";
+    case Measure::kTexts:
+      return "--per-text scores each text on its own";
+    case Measure::kExamples:
+      break;
+  }
+  return "rows are scored as training does";
+}
+
+/// Refuses options that would change nothing.
+void check_read(const PerplexityInput& input, Measure measure) {
+  const bool is_stream = measure == Measure::kStream, is_rows = !input.dataset_name.empty();
+  const bool is_texts = measure == Measure::kTexts, is_examples = measure == Measure::kExamples;
+  constexpr const char* kStreams = "--text, or --dataset-name with rows of plain text";
+  const struct {
+    const char* name;
+    bool is_given, is_read;
+    const char* goes_with;
+  } options[] = {
+      {"--seq-len", input.seq_len.has_value(), is_stream, kStreams},
+      {"--stride", input.stride.has_value(), is_stream, kStreams},
+      {"--max-length", input.max_length.has_value(), is_texts || is_examples,
+       "--per-text, or --dataset-name with other rows than plain text (or --rows)"},
+      {"--limit", input.limit.has_value(), is_texts || is_rows, "--per-text or --dataset-name"},
+      {"--template", !input.prompt_template.empty(), is_rows, "--dataset-name"},
+      {"--loss-on", !input.loss_on.empty(), is_examples,
+       "--dataset-name with other rows than plain text (or --rows)"}};
+  for (const auto& option : options) {
+    QLORA_CHECK(!option.is_given || option.is_read, ConfigError,
+                "[usage] {} is not read here: {}; it goes with {}", option.name,
+                measure_text(measure), option.goes_with);
+  }
+}
+
 void check_options(const PerplexityInput& input) {
   const int sources = !input.text.empty() + !input.dataset_name.empty() + !input.tokens.empty();
   QLORA_CHECK(sources == 1, ConfigError,
@@ -66,7 +110,8 @@ eval::Protocol per_text(std::vector<std::string> texts, const PerplexityInput& i
 
 eval::Protocol stream(const std::vector<std::string>& texts, const PerplexityInput& input,
                       const data::Tokenizer& tokenizer) {
-  return joined_protocol(texts, input.seq_len, input.stride.value_or(input.seq_len), tokenizer);
+  const int64_t seq_len = input.seq_len.value_or(kSeqLen);
+  return joined_protocol(texts, seq_len, input.stride.value_or(seq_len), tokenizer);
 }
 
 data::ExampleOptions example_options(const PerplexityInput& input, const data::DataOptions& data) {
@@ -82,10 +127,14 @@ data::ExampleOptions example_options(const PerplexityInput& input, const data::D
 eval::Protocol from_dataset(const PerplexityInput& input, const configs::RunConfig& config,
                             const data::Tokenizer& tokenizer, RunLog& log) {
   data::Dataset set = data::load_dataset(input.dataset_name, config.data.dataset);
+  const bool is_stream = set.form == data::RowForm::kText && !input.rows && !input.per_text;
+  check_read(input, input.per_text ? Measure::kTexts
+                    : is_stream    ? Measure::kStream
+                                   : Measure::kExamples);
   const data::ExampleOptions options = example_options(input, config.data);
-  if (input.per_text || (set.form == data::RowForm::kText && !input.rows)) {
+  if (input.per_text || is_stream) {
     std::vector<std::string> texts;
-    const data::RowRenderer renderer(set.form, options, tokenizer);
+    const data::RowRenderer renderer(set.form, options, tokenizer, set.name);
     for (const data::Record& record : set.records) texts.push_back(renderer.text(record));
     if (input.per_text) return per_text(std::move(texts), input, tokenizer, renderer.is_chat());
     keep_first(texts, input.limit.value_or(0));
@@ -111,6 +160,11 @@ eval::Protocol from_tokens(const PerplexityInput& input, const std::string& mode
 eval::Protocol make_protocol(const PerplexityInput& input, const configs::RunConfig& config,
                              RunLog& log) {
   check_options(input);
+  if (input.dataset_name.empty()) {
+    check_read(input, !input.tokens.empty() ? Measure::kTokens
+                      : input.per_text      ? Measure::kTexts
+                                            : Measure::kStream);
+  }
   if (!input.tokens.empty()) return from_tokens(input, config.model_name_or_path);
   const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
   if (!input.dataset_name.empty()) return from_dataset(input, config, *tokenizer, log);

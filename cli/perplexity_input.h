@@ -16,8 +16,8 @@ struct PerplexityInput {
   std::string dataset_name;
   std::string tokens;  // FILE:TENSOR
   int64_t blocks = 0;
-  int64_t seq_len = 512;
-  std::optional<int64_t> stride;  // unset: seq_len
+  std::optional<int64_t> seq_len;  // unset: 512
+  std::optional<int64_t> stride;   // unset: seq_len
   bool per_text = false;
   bool rows = false;
   std::optional<int64_t> max_length;
@@ -27,7 +27,8 @@ struct PerplexityInput {
 };
 
 /// Reads and tokenises what is to be measured. Reads no weights.
-///   throws    ConfigError for options that do not fit each other; and what the readers throw
+///   throws    ConfigError for options that do not fit each other, or that the measure does not
+///   read; and what the readers throw
 eval::Protocol make_protocol(const PerplexityInput& input, const configs::RunConfig& config,
                              RunLog& log);
 

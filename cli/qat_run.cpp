@@ -1,5 +1,6 @@
 #include "cli/qat_run.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <vector>
 
@@ -27,7 +28,30 @@ exporter::Preflight qat_preflight(const configs::RunConfig& config) {
         "round to; name the checkpoint that it was made from",
         config.model_name_or_path, io::describe(quantization->common_form())));
   }
-  return exporter::preflight(checkpoint.config(), config.exporting.grid);
+  const exporter::Preflight checked =
+      exporter::preflight(checkpoint.config(), config.exporting.grid);
+  const bool rounds = std::any_of(checked.modules.begin(), checked.modules.end(),
+                                  [](const auto& module) { return module.is_quantized(); });
+  QLORA_CHECK(rounds, ConfigError,
+              "[qat] skip_modules leaves no linear of {} to round; leave some out of it, or set "
+              "scheme to none",
+              config.model_name_or_path);
+  const auto& blocks = checkpoint.config().arch.blocks;
+  const bool has_experts = std::any_of(blocks.begin(), blocks.end(),
+                                       [](const auto& block) { return block.has_experts; });
+  QLORA_CHECK(
+      !has_experts || !config.qat.awq_scales, ConfigError,
+      "[qat] awq_scales is true, but {} is a mixture of experts, for which AWQ's scales are "
+      "not searched; leave it out",
+      config.model_name_or_path);
+  return checked;
+}
+
+/// throws ConfigError where a folder that section qat names is not there
+void check_named(const char* key, const std::string& folder) {
+  QLORA_CHECK(folder.empty() || fs::is_directory(folder), ConfigError,
+              "[qat] {} is {}, which is no folder here; name that of an awq or gptq export", key,
+              folder);
 }
 
 /// A folder beside the run's.
@@ -39,8 +63,8 @@ fs::path beside(const configs::RunConfig& config, const char* suffix) {
 }
 
 /// A resumed run takes the copy that it made.
-bool is_made(const configs::RunConfig& config, const fs::path& copy) {
-  return !config.training.resume.empty() && fs::exists(copy / "config.json");
+exporter::IfMade if_made(const configs::RunConfig& config) {
+  return config.training.resume.empty() ? exporter::IfMade::kReplace : exporter::IfMade::kReuse;
 }
 
 exporter::ExportSource base_of(const configs::RunConfig& config) {
@@ -54,9 +78,7 @@ void take_base(configs::RunConfig& config, const fs::path& copy, RunLog& log) {
 
 void scale_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log) {
   const fs::path copy = beside(config, "-awq-base");
-  if (!is_made(config, copy)) {
-    exporter::fold_awq(base_of(config), rows, config.exporting, copy, log);
-  }
+  exporter::fold_awq(base_of(config), rows, config.exporting, copy, if_made(config), log);
   take_base(config, copy, log);
   config.qat.awq_scales = false;  // what the run trains on is scaled already
 }
@@ -91,11 +113,15 @@ void start_from_codes(configs::RunConfig& config, const data::ExampleSet& rows, 
   const fs::path copy = beside(config, "-start-base"), solved = beside(config, "-start-codes");
   const bool solves = qat.start_from == exporter::kStartFromGptq;
   const std::string codes = solves ? solved.string() : qat.start_from;
-  if (!is_made(config, copy)) {
-    if (solves) solve_codes(config, rows, solved, log);
+  const exporter::IfMade made = if_made(config);
+  const bool is_made = made == exporter::IfMade::kReuse && fs::exists(copy);
+  if (solves && !is_made) solve_codes(config, rows, solved, log);
+  if (is_made && !fs::exists(codes)) {
+    log.notice(fmt::format("{} is not there any more: {} is taken as it is", codes, copy.string()));
+  } else {
     exporter::ExportSource source = base_of(config);
     source.adapter = config.lora.init_adapter;
-    exporter::move_base(source, codes, config.exporting, copy, log);
+    exporter::move_base(source, codes, config.exporting, copy, made, log);
   }
   take_base(config, copy, log);
   qat.grid_from = codes;
@@ -106,6 +132,11 @@ void start_from_codes(configs::RunConfig& config, const data::ExampleSet& rows, 
 
 void check_qat(const configs::RunConfig& config) {
   qat_preflight(config);
+  if (!config.training.resume.empty()) return;  // what they gave may be in the checkpoint
+  check_named("grid_from", config.qat.grid_from);
+  if (config.qat.start_from != exporter::kStartFromGptq) {
+    check_named("start_from", config.qat.start_from);
+  }
 }
 
 bool prepare_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log) {
@@ -120,14 +151,16 @@ bool prepare_base(configs::RunConfig& config, const data::ExampleSet& rows, RunL
   return true;
 }
 
-void set_qat_grids(const configs::RunConfig& config, model::Decoder& model) {
-  model.set_grids(exporter::weight_grids(qat_preflight(config), config.qat));
+void set_qat_grids(const configs::RunConfig& config, bool has_saved_grids, model::Decoder& model) {
+  const exporter::Preflight checked = qat_preflight(config);
+  model.set_grids(has_saved_grids ? exporter::grids_to_restore(checked, config.qat)
+                                  : exporter::weight_grids(checked, config.qat));
   model.set_kv_rounding(config.qat.kv_cache);
 }
 
 void restore_qat_grids(const configs::RunConfig& config, const std::string& adapter,
                        model::Decoder& model) {
-  set_qat_grids(config, model);
+  set_qat_grids(config, true, model);
   lora::read_grids(adapter, model.grids());
   model.set_fake_quant(true);
   model.hold_rounded_weights();

@@ -14,19 +14,22 @@ namespace qlora::cli {
 /// checkpoint's header alone.
 ///   Requires  qat.is_on()
 ///   throws    ConfigError, ShapeError in the words of the export that will write it; ConfigError
-///             for a base that is quantized already
+///             for a base that is quantized already, where no linear is rounded, and for a folder
+///             that is not there
 void check_qat(const configs::RunConfig& config);
 
 /// Where qat.awq_scales or qat.start_from asks for it: writes the scaled, then the moved copy of
 /// the base, with the codes that GPTQ is asked for, and makes it the base of the configuration. A
-/// run that is resumed takes the copies that are there.
+/// run that is resumed takes the copies that are there, if they were made of the same.
 ///   returns   false where a signal ended the work
 ///   throws    what exporter/base_copy.h throws
 bool prepare_base(configs::RunConfig& config, const data::ExampleSet& rows, RunLog& log);
 
 /// Gives the model the grids that section qat trains on. They count from set_fake_quant on.
-///   Requires  qat.is_on()
-void set_qat_grids(const configs::RunConfig& config, model::Decoder& model);
+///   has_saved_grids  their numbers will be read from a checkpoint: the export that grid_from names
+///                    is not needed any more
+///   Requires         qat.is_on()
+void set_qat_grids(const configs::RunConfig& config, bool has_saved_grids, model::Decoder& model);
 
 /// For an adapter of a run that is over, with what training moved of the grids: the model holds the
 /// rounded weights and is not trained any more.

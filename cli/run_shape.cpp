@@ -5,6 +5,7 @@
 #include <set>
 
 #include "data/batches.h"
+#include "exporter/preflight.h"
 #include "io/checkpoint.h"
 #include "model/device_choice.h"
 #include "model/load.h"
@@ -77,6 +78,12 @@ model::PlanShape shape_of(const configs::RunConfig& config, const ModelDescripti
       .states = is_32bit ? model::OptimizerStates::k32bit : model::OptimizerStates::k8bit,
       .device =
           model::may_be_cuda(config.device) ? model::PlanDevice::kCuda : model::PlanDevice::kCpu};
+  if (config.qat.is_on() && config.qat.holds_grids()) {
+    for (const auto& module : exporter::preflight(model.config, config.exporting.grid).modules) {
+      if (module.is_quantized()) shape.held_groups.push_back(module.rows * module.groups());
+    }
+    shape.learns_scales = config.qat.learns_scales();
+  }
   const int64_t length = config.data.example.max_length;
   shape.train = full_rows(training.batching.per_device_train_batch_size, length);
   if (evaluates(config)) shape.evaluation = full_rows(training.evaluate.batch_size, length);

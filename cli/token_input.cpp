@@ -4,6 +4,18 @@
 #include "io/checkpoint.h"
 
 namespace qlora::cli {
+namespace {
+
+void warn_of_positions(const data::TrainingData& data, const io::HfConfig& model, RunLog& log) {
+  const auto warn = [&](const data::ExampleSet& set, const char* use) {
+    const auto text = data::position_warning(set, use, model.max_position_embeddings);
+    if (text) log.warn(*text);
+  };
+  warn(data.train, "training");
+  if (data.eval) warn(*data.eval, "evaluation");
+}
+
+}  // namespace
 
 data::ExampleSet read_token_argument(const char* flag, const std::string& argument,
                                      int64_t vocab_size) {
@@ -31,12 +43,13 @@ data::TrainingData load_run_data(const configs::RunConfig& config, RunLog& log) 
     data = data::load_training_data(config.data, *tokenizer, config.training.seed, log);
     data::check_vocabulary(data.train, *tokenizer, vocabulary());
     if (data.eval) data::check_vocabulary(*data.eval, *tokenizer, vocabulary());
-    return data;
+  } else {
+    data.train = data::read_token_tensor(tokens.file, tokens.train, vocabulary());
+    if (!tokens.eval.empty()) {
+      data.eval = data::read_token_tensor(tokens.file, tokens.eval, vocabulary());
+    }
   }
-  data.train = data::read_token_tensor(tokens.file, tokens.train, vocabulary());
-  if (!tokens.eval.empty()) {
-    data.eval = data::read_token_tensor(tokens.file, tokens.eval, vocabulary());
-  }
+  warn_of_positions(data, io::Checkpoint(config.model_name_or_path).config(), log);
   return data;
 }
 

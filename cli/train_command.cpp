@@ -18,7 +18,9 @@
 #include "core/signals.h"
 #include "data/example_builder.h"
 #include "data/tokenizer.h"
+#include "lora/peft_files.h"
 #include "model/device_choice.h"
+#include "trainer/checkpoint.h"
 #include "trainer/finish.h"
 #include "trainer/run_directory.h"
 #include "trainer/train.h"
@@ -58,11 +60,12 @@ std::vector<std::string> all_overrides(const TrainArguments& arguments) {
   return all;
 }
 
-model::Decoder load_with_adapters(const configs::RunConfig& config, RunLog& log) {
+model::Decoder load_with_adapters(const configs::RunConfig& config, bool has_saved_grids,
+                                  RunLog& log) {
   model::Decoder model =
       model::Decoder::load(configs::model_options(config), config.quantization.four_bit, log);
   model.add_adapters(config.lora, config.training.seed);
-  if (config.qat.is_on()) set_qat_grids(config, model);
+  if (config.qat.is_on()) set_qat_grids(config, has_saved_grids, model);
   return model;
 }
 
@@ -90,6 +93,28 @@ trainer::RunFacts run_facts(const configs::RunConfig& config, const data::Traini
           .planned_bytes = static_cast<uint64_t>(plan.memory.total())};
 }
 
+/// As a shell takes it for one word.
+std::string quoted(const std::string& word) {
+  constexpr const char* kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@%";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+/// The same run, from its newest checkpoint.
+std::string resume_command(const TrainArguments& arguments) {
+  std::string command = "qlora train " + quoted(arguments.config);
+  for (const std::string& assignment : arguments.overrides) {
+    if (assignment.starts_with("resume=") || assignment.starts_with("overwrite=")) continue;
+    command += " --set " + quoted(assignment);
+  }
+  if (!arguments.output_dir.empty()) command += " --output-dir " + quoted(arguments.output_dir);
+  if (!arguments.device.empty()) command += " --device " + quoted(arguments.device);
+  return command + " --resume auto";
+}
+
 /// exports   the one JSON object is left to the export that follows
 int report(const trainer::TrainResult& result, const TrainArguments& arguments, bool exports,
            RunLog& log) {
@@ -100,16 +125,16 @@ int report(const trainer::TrainResult& result, const TrainArguments& arguments, 
     print(trainer::summary_text(result) + "\n");
   }
   if (!result.interrupted) return 0;
-  log.notice(fmt::format("stopped at step {} of {}; go on with: qlora train {} --resume auto",
-                         result.steps, result.total_steps, arguments.config));
+  log.notice(fmt::format("stopped at step {} of {}; go on with: {}", result.steps,
+                         result.total_steps, resume_command(arguments)));
   return stop_exit_code();
 }
 
 /// The model is gone from memory when this returns.
 trainer::TrainResult load_and_train(const configs::RunConfig& config,
                                     const data::TrainingData& data, const Plan& plan,
-                                    StageLog& log) {
-  model::Decoder model = load_with_adapters(config, log);
+                                    bool has_saved_grids, StageLog& log) {
+  model::Decoder model = load_with_adapters(config, has_saved_grids, log);
   log.enter("the optimizer's states");
   return trainer::train(model, data.train, data.eval ? &*data.eval : nullptr, config.training,
                         run_facts(config, data, plan), log);
@@ -117,10 +142,10 @@ trainer::TrainResult load_and_train(const configs::RunConfig& config,
 
 /// throws    IoError or DeviceError with the plan where memory runs out
 trainer::TrainResult run_training(const configs::RunConfig& config, const data::TrainingData& data,
-                                  const Plan& plan, RunLog& log) {
+                                  const Plan& plan, bool has_saved_grids, RunLog& log) {
   StageLog stages(log);
   try {
-    return load_and_train(config, data, plan, stages);
+    return load_and_train(config, data, plan, has_saved_grids, stages);
   } catch (const std::exception& error) {
     const auto problem = as_out_of_memory(error);
     if (!problem) throw;
@@ -128,6 +153,15 @@ trainer::TrainResult run_training(const configs::RunConfig& config, const data::
     if (problem->is_device) throw DeviceError(text);
     throw IoError(text);
   }
+}
+
+/// The adapter that a run begins with, against section lora and the base.
+void check_start(const configs::RunConfig& config, RunLog& log) {
+  const std::string& adapter = config.lora.init_adapter;
+  if (adapter.empty()) return;
+  const auto notice = lora::check_init_adapter(lora::read_peft_adapter(adapter), config.lora);
+  if (notice) log.notice(*notice);
+  warn_of_other_base(adapter, config.model_name_or_path, log);
 }
 
 /// A run that never rounds is a mistake.
@@ -145,7 +179,8 @@ int train(const TrainArguments& arguments) {
       configs::load_run_config(arguments.config, all_overrides(arguments));
   configs::RunConfig config = loaded.config;
   for (const std::string& notice : loaded.notices) log.notice(notice);
-  trainer::check_run_directory(config.training, log);
+  const trainer::RunStart start = trainer::check_run_directory(config.training, log);
+  const bool has_saved_grids = start.checkpoint && trainer::has_saved_grids(*start.checkpoint);
   model::check_device(config.device);  // also told before the work
   if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
 
@@ -156,6 +191,7 @@ int train(const TrainArguments& arguments) {
     NullLog quiet;
     exporter::check_export(prepared.source, prepared.config.exporting, quiet);
   }
+  if (config.training.resume.empty()) check_start(config, log);
   const data::TrainingData data = load_run_data(config, log);
   const Plan plan = make_plan(config, data);
   check_start_step(config, plan);
@@ -165,8 +201,13 @@ int train(const TrainArguments& arguments) {
   }
   show_plan(plan, log);
   const StopSignals signals;
-  if (!prepare_base(config, data.train, log)) return stop_exit_code();
-  const trainer::TrainResult result = run_training(config, data, plan, log);
+  if (!prepare_base(config, data.train, log)) {
+    log.notice(
+        "stopped before the first step; the same command goes on at the block where it "
+        "stopped");
+    return stop_exit_code();
+  }
+  const trainer::TrainResult result = run_training(config, data, plan, has_saved_grids, log);
   const int code = report(result, arguments, exports, log);
   if (code != 0 || !exports) return code;
   return run_export(prepare_export_of_run(config), arguments.json, log,

@@ -159,6 +159,10 @@ void check_qat(const RunConfig& config) {
   QLORA_CHECK(exported == MergeBase::kAuto || exported == qat.merge_base, ConfigError,
               "[config] export.merge_base is {}, but the run trains on {}; leave it out",
               name_of(exported), name_of(qat.merge_base));
+  QLORA_CHECK(qat.scheme != exporter::QatScheme::kExport || !config.exporting.gptq.desc_act,
+              ConfigError,
+              "[config] export.desc_act is true, but training on the grid of section export leaves "
+              "columns in their order; leave it out");
   const double decay = config.training.optimizer.weight_decay;
   QLORA_CHECK(!qat.learns_scales() || decay == 0, ConfigError,
               "[config] weight_decay is {}, which would pull learned scales of qat towards 0; set "
@@ -179,7 +183,13 @@ void check_qat(const RunConfig& config) {
 /// Section export becomes what the run trains on, so that the resolved file says what will ship.
 void decide_qat(RunConfig& config, Notices& notices) {
   const exporter::QatOptions& qat = config.qat;
-  if (!qat.is_on()) return;
+  if (!qat.is_on()) {
+    if (write_fields(qat) != write_fields(exporter::QatOptions{})) {
+      notices.push_back(
+          "section qat has settings, but its scheme is none: training rounds nothing to a grid");
+    }
+    return;
+  }
   check_qat(config);
   if (config.lora.lora_dropout > 0) {
     notices.push_back(

@@ -52,6 +52,9 @@ class Builder final : public nlohmann::json_sax<Json> {
   bool parse_error(size_t byte, const std::string& token,
                    const nlohmann::detail::exception& error) override {
     const bool overflow = error.id == 406;  // out_of_range: a number that no double holds
+    QLORA_CHECK(overflow || byte <= text_.size(), FormatError,
+                "[json] not JSON: the text ends too early, at {} ({}{})",
+                position_text(text_, byte), source_, pointer());
     const std::string shown =
         Json(token.substr(0, 40)).dump(-1, ' ', false, Json::error_handler_t::replace);
     throw FormatError(fmt::format("[json] {} {} at {} ({}{})",
@@ -117,6 +120,8 @@ class Builder final : public nlohmann::json_sax<Json> {
 Json parse_json(std::string_view text, const std::string& source, const JsonLimits& limits) {
   QLORA_CHECK(text.size() <= limits.max_bytes, FormatError,
               "[json] {} bytes, allowed at most {} ({})", text.size(), limits.max_bytes, source);
+  QLORA_CHECK(text.find_first_not_of(" \t\r\n") != std::string_view::npos, FormatError,
+              "[json] {} is empty, expected JSON", source);
   Builder builder(text, source, limits);
   Json::sax_parse(text.begin(), text.end(), &builder, Json::input_format_t::json, true, true);
   return builder.take();
@@ -125,15 +130,17 @@ Json parse_json(std::string_view text, const std::string& source, const JsonLimi
 Json read_json_file(const std::filesystem::path& path, const JsonLimits& limits) {
   std::error_code failure;
   const auto status = std::filesystem::status(path, failure);
-  QLORA_CHECK(std::filesystem::exists(status), IoError, "[json] no such file: {}", path.string());
+  QLORA_CHECK(status.type() != std::filesystem::file_type::not_found, IoError,
+              "[json] no such file: {}", path.string());
+  QLORA_CHECK(!failure, IoError, "[json] cannot look at {}: {}", path.string(), failure.message());
   QLORA_CHECK(std::filesystem::is_regular_file(status), IoError, "[json] {} is not a regular file",
               path.string());
   const uint64_t bytes = std::filesystem::file_size(path, failure);
   QLORA_CHECK(failure || bytes <= limits.max_bytes, FormatError,
               "[json] {} bytes, allowed at most {} ({})", bytes, limits.max_bytes, path.string());
+  QLORA_CHECK(!failure, IoError, "[json] cannot look at {}: {}", path.string(), failure.message());
   std::ifstream file(path, std::ios::binary);
-  QLORA_CHECK(file && !failure, IoError, "[json] cannot open {}: {}", path.string(),
-              std::strerror(errno));
+  QLORA_CHECK(file, IoError, "[json] cannot open {}: {}", path.string(), std::strerror(errno));
   std::string text(bytes, '\0');
   file.read(text.data(), static_cast<std::streamsize>(bytes));
   QLORA_CHECK(static_cast<uint64_t>(file.gcount()) == bytes, IoError,

@@ -42,8 +42,9 @@ Message read_message(const ordered_json& message, const std::string& where) {
               "[data] {}: a message lacks the field 'role', a text", where);
   const bool has_content = content != message.end() && !content->is_null();
   QLORA_CHECK(has_content || message.contains("tool_calls"), FormatError,
-              "[data] {}: a message of the role {} lacks the field 'content'", where,
-              io::quote(role->get<std::string>()));
+              "[data] {}: a message of the role {} {}", where, io::quote(role->get<std::string>()),
+              content == message.end() ? "lacks the field 'content'"
+                                       : "has a content that is null, expected a text");
   QLORA_CHECK(!has_content || content->is_string() || content->is_array(), FormatError,
               "[data] {}: the content of a message is {}, expected a text or a list of parts",
               where, content->type_name());

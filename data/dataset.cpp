@@ -12,6 +12,7 @@
 #include "data/csv.h"
 #include "data/json_rows.h"
 #include "data/utf8.h"
+#include "io/atomic_file.h"
 #include "io/foreign_text.h"
 #include "io/mapped_file.h"
 
@@ -113,9 +114,8 @@ class RecordReader {
 
   std::string take(json& row, const std::string& key, int64_t line) const {
     const auto at = row.find(key);
-    QLORA_CHECK(at != row.end() && !at->is_null(), FormatError,
-                "[data] {}:{}: the row lacks the field {}; it has {}", set_.name, line,
-                io::quote(key), keys(row));
+    QLORA_CHECK(at != row.end(), FormatError, "[data] {}:{}: the row lacks the field {}; it has {}",
+                set_.name, line, io::quote(key), keys(row));
     QLORA_CHECK(at->is_string(), FormatError, "[data] {}:{}: the field {} is {}, expected a text",
                 set_.name, line, io::quote(key), at->type_name());
     return std::move(at->get_ref<std::string&>());
@@ -166,6 +166,10 @@ Dataset load_dataset(const std::filesystem::path& path, const DatasetOptions& op
   const bool is_json = extension == ".jsonl" || extension == ".json" || extension == ".ndjson";
   Dataset set;
   set.name = path.string();
+  QLORA_CHECK(io::is_present(path), IoError,
+              "[data] {} does not exist: no file of that name is here, and nothing is downloaded; "
+              "give the path of a .jsonl, .json or .csv file",
+              set.name);
   const io::MappedFile file(path);
   QLORA_CHECK(is_csv || is_json, FormatError,
               "[data] {} is of an unknown kind; known are .jsonl, .json and .csv", set.name);

@@ -58,13 +58,24 @@ std::vector<Piece> joined(const std::vector<Piece>& pieces) {
   return {whole};
 }
 
-void add_bos(const Record& record, const ExampleOptions& options, const Tokenizer& tokenizer,
+/// False where nothing is expected from the model behind the last turn, or nowhere at all: eos
+/// there would teach it to end where the user stops.
+bool ends_with_answer(const Record& record, const std::vector<Piece>& pieces) {
+  const bool has_answer = std::any_of(pieces.begin(), pieces.end(),
+                                      [](const Piece& piece) { return piece.is_response; });
+  if (record.messages.empty()) return has_answer;
+  const std::string& last = record.messages.back().role;
+  return has_answer && last != "system" && last != "user" && last != "tool";
+}
+
+void add_bos(const std::string& where, const ExampleOptions& options, const Tokenizer& tokenizer,
              Example& example) {
   const int32_t bos = *tokenizer.special().bos;
-  QLORA_CHECK(example.tokens.empty() || example.tokens.front() != bos, ValueError,
-              "[data] line {}: the text begins with {} and the tokenizer adds it too; take it out "
-              "of the text or set the tokenizer's add_bos_token to false",
-              record.line, tokenizer.id_to_piece(bos));
+  QLORA_CHECK(
+      example.tokens.empty() || example.tokens.front() != bos, ValueError,
+      "[data] {}: the text begins with {} and the tokenizer adds it too; take it out of the "
+      "text or set the tokenizer's add_bos_token to false",
+      where, tokenizer.id_to_piece(bos));
   example.tokens.insert(example.tokens.begin(), bos);
   example.learn.insert(example.learn.begin(), options.loss_on == LossOn::kAll);
 }
@@ -83,7 +94,8 @@ Example build_example(const Record& record, const RowRenderer& renderer,
   const SpecialIds& special = tokenizer.special();
   QLORA_CHECK(!options.append_eos || special.eos, ConfigError,
               "[data] the tokenizer has no eos token to append; set append_eos to false");
-  bool appends = options.append_eos && !ends_with_eos(pieces, tokenizer);
+  bool appends = options.append_eos && !ends_with_eos(pieces, tokenizer) &&
+                 (learns_all || ends_with_answer(record, pieces));
   if (learns_all) pieces = joined(pieces);
   Example example;
   for (const Piece& piece : pieces) {
@@ -93,7 +105,9 @@ Example build_example(const Record& record, const RowRenderer& renderer,
     example.learn.resize(example.tokens.size(), piece.is_response);
   }
   if (renderer.is_chat() && ends_with_special(example, tokenizer)) appends = false;
-  if (tokenizer.add_bos() && !renderer.is_chat()) add_bos(record, options, tokenizer, example);
+  if (tokenizer.add_bos() && !renderer.is_chat()) {
+    add_bos(renderer.where(record), options, tokenizer, example);
+  }
   if (appends) {
     example.tokens.push_back(*special.eos);
     example.learn.push_back(1);
@@ -106,7 +120,7 @@ namespace {
 /// Builds all examples in parallel; of several errors the one of the first row is thrown.
 std::vector<Example> build_all(const Dataset& set, const ExampleOptions& options,
                                const Tokenizer& tokenizer) {
-  const RowRenderer renderer(set.form, options, tokenizer);
+  const RowRenderer renderer(set.form, options, tokenizer, set.name);
   std::vector<Example> examples(set.records.size());
   std::mutex mutex;
   std::exception_ptr error;

@@ -48,7 +48,9 @@ struct ExampleSet {
 ///                      `generate` will see, whatever the response begins with
 ///   loss_on all        the whole text is tokenised at once, as the peers do
 ///   eos                appended unless the last response ends with it, and learnt, also where
-///                      pad == eos. A chat template's last response may end with any special token
+///                      pad == eos; not behind a conversation whose last turn is not the
+///                      assistant's, unless all is learnt. A chat template's last response may end
+///                      with any special token
 ///   bos                as the tokenizer says; a chat template spells it itself
 ///   throws             ValueError if the text begins with bos and the tokenizer adds one too;
 ///                      ConfigError if eos is asked for and the tokenizer has none
@@ -79,6 +81,12 @@ struct TrainingData {
 ///             to an evaluation set; and what the functions above throw
 TrainingData load_training_data(const DataOptions& options, const Tokenizer& tokenizer,
                                 uint64_t seed, RunLog& log);
+
+/// How many examples are longer than the positions that a model was made for, as one line for the
+/// user; nothing where all fit.
+///   use       what the set is for, "training"
+std::optional<std::string> position_warning(const ExampleSet& set, const char* use,
+                                            int64_t max_positions);
 
 /// Proves that a model has an embedding for every id.
 ///   throws    ValueError with the first id at or above `vocabulary`, and its token

@@ -3,10 +3,17 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "data/jinja/text_tools.h"
 #include "io/foreign_text.h"
 
 namespace qlora::data {
 namespace {
+
+std::string text_of(const std::vector<Piece>& pieces) {
+  std::string all;
+  for (const Piece& piece : pieces) all += piece.text;
+  return all;
+}
 
 /// A prompt and the answer to it.
 std::vector<Piece> pair_of(std::string prompt, const std::string& response) {
@@ -73,8 +80,10 @@ PromptTemplate resolve_template(PromptTemplate chosen, RowForm form, bool has_ch
   }
 }
 
-RowRenderer::RowRenderer(RowForm form, const ExampleOptions& options, const Tokenizer& tokenizer)
-    : form_(form),
+RowRenderer::RowRenderer(RowForm form, const ExampleOptions& options, const Tokenizer& tokenizer,
+                         std::string file)
+    : file_(std::move(file)),
+      form_(form),
       how_(resolve_template(
           options.prompt_template, form,
           !options.chat.chat_template_path.empty() || !tokenizer.chat_template().empty())) {
@@ -98,7 +107,26 @@ auto RowRenderer::with_line(const Record& record, const Render& render) const {
     return render();
   } catch (const ValueError& error) {
     if (record.line == 0) throw;
-    throw ValueError(fmt::format("[data] line {}: {}", record.line, error.what()));
+    throw ValueError(fmt::format("[data] {}: {}", where(record), error.what()));
+  }
+}
+
+std::string RowRenderer::where(const Record& record) const {
+  return file_.empty() ? fmt::format("line {}", record.line)
+                       : fmt::format("{}:{}", file_, record.line);
+}
+
+/// A role that the template does not know is a slip of the pen, unless what it says is rendered.
+void RowRenderer::check_roles(const Record& record, const std::vector<Piece>& pieces) const {
+  static constexpr std::string_view kRoles[] = {"system", "user", "assistant", "tool"};
+  for (const Message& message : record.messages) {
+    if (std::find(std::begin(kRoles), std::end(kRoles), message.role) != std::end(kRoles)) continue;
+    const std::string_view said = jinja::strip(message.content, jinja::Side::kBoth);
+    QLORA_CHECK(chat_ && text_of(pieces).find(said) != std::string::npos, ValueError,
+                "[data] {}: a message has the role {}, allowed system, user, assistant and tool{}",
+                where(record), io::quote(message.role),
+                chat_ ? ", and what the chat template renders, which leaves this one out"
+                      : "; others need prompt_template chat and a template that renders them");
   }
 }
 
@@ -119,18 +147,20 @@ std::vector<Piece> RowRenderer::render_plain(const Record& record) const {
 }
 
 std::vector<Piece> RowRenderer::render(const Record& record) const {
-  return with_line(record, [&] {
+  auto pieces = with_line(record, [&] {
     return chat_ ? chat_->render(messages_of(record), record.tools) : render_plain(record);
   });
+  check_roles(record, pieces);
+  return pieces;
 }
 
 std::string RowRenderer::text(const Record& record) const {
-  return with_line(record, [&] {
-    if (chat_) return chat_->text(messages_of(record), record.tools);
-    std::string all;
-    for (const Piece& piece : render_plain(record)) all += piece.text;
-    return all;
+  const auto pieces = with_line(record, [&] {
+    return chat_ ? std::vector<Piece>{{chat_->text(messages_of(record), record.tools), true}}
+                 : render_plain(record);
   });
+  check_roles(record, pieces);
+  return text_of(pieces);
 }
 
 std::string RowRenderer::prompt(const Record& record) const {

@@ -33,11 +33,14 @@ PromptTemplate resolve_template(PromptTemplate chosen, RowForm form, bool has_ch
 ///             the input where not empty, and the response, with blank lines between
 class RowRenderer {
  public:
+  /// file     that the rows come from, for messages; empty: they name the line alone
   /// throws   ConfigError where form and template do not fit (text with a template; messages
   ///          without), and as ChatTemplate
-  RowRenderer(RowForm form, const ExampleOptions& options, const Tokenizer& tokenizer);
+  RowRenderer(RowForm form, const ExampleOptions& options, const Tokenizer& tokenizer,
+              std::string file = {});
 
-  /// throws   ValueError, with the row's line, where the chat template refuses it
+  /// throws   ValueError, with the row's file and line, where the chat template refuses it, and for
+  ///          a role other than system, user, assistant and tool that the template leaves out
   std::vector<Piece> render(const Record& record) const;
   std::string text(const Record& record) const;  // all of it; nothing is told apart
   /// The same row up to where the model's answer begins: what `generate` is given. Of a
@@ -46,13 +49,16 @@ class RowRenderer {
 
   /// The text spells every special token, bos too: the tokenizer adds none.
   bool is_chat() const { return chat_.has_value(); }
+  std::string where(const Record& record) const;  // "rows.jsonl:7", "line 7": for messages
 
  private:
   std::vector<Piece> render_plain(const Record& record) const;
   std::vector<Message> messages_of(const Record& record) const;
   template <class Render>
   auto with_line(const Record& record, const Render& render) const;
+  void check_roles(const Record& record, const std::vector<Piece>& pieces) const;
 
+  std::string file_;
   RowForm form_;
   PromptTemplate how_;
   std::optional<ChatTemplate> chat_;

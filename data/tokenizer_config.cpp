@@ -19,7 +19,7 @@ constexpr uint64_t kMaxConfigBytes = uint64_t{64} << 20;
 
 /// The object in a file of the folder; empty where there is no such file.
 json read_object(const fs::path& path) {
-  if (!fs::exists(path)) return json::object();
+  if (!io::is_present(path)) return json::object();
   json object = io::parse_strict_json(io::read_file(path, kMaxConfigBytes), path.string());
   QLORA_CHECK(object.is_object(), FormatError, "[tokenizer] {} holds {}, expected an object",
               path.string(), object.type_name());
@@ -73,17 +73,12 @@ void read_templates(const json& object, const std::string& where,
 
 /// The files that transformers writes; they count more than tokenizer_config.json.
 void read_template_files(const fs::path& folder, std::vector<NamedTemplate>& templates) {
-  if (fs::exists(folder / "chat_template.jinja")) {
+  if (io::is_present(folder / "chat_template.jinja")) {
     add_template("default", io::read_file(folder / "chat_template.jinja", kMaxConfigBytes),
                  templates);
   }
-  if (!fs::is_directory(folder / kAdditionalTemplates)) return;
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder / kAdditionalTemplates)) {
-    if (entry.path().extension() == ".jinja") files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  for (const fs::path& file : files) {
+  for (const fs::path& file : io::entries_of(folder / kAdditionalTemplates)) {
+    if (file.extension() != ".jinja") continue;
     add_template(file.stem().string(), io::read_file(file, kMaxConfigBytes), templates);
   }
 }

@@ -9,6 +9,7 @@
 #include "data/tokenizer.h"
 #include "data/tokenizer_spec.h"
 #include "io/atomic_file.h"
+#include "io/checkpoint.h"
 #include "io/foreign_text.h"
 #include "io/gguf.h"
 #include "io/mapped_file.h"
@@ -30,12 +31,13 @@ struct Found {
 };
 
 Found find_tokenizer(const fs::path& path) {
-  QLORA_CHECK(fs::exists(path), IoError, "[tokenizer] {} does not exist", path.string());
+  io::check_model_path(path, "tokenizer");
   fs::path file = path;
-  if (fs::is_directory(path)) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) {
     file = path / "tokenizer.json";
-    if (!fs::exists(file)) file = path / "tokenizer.model";
-    QLORA_CHECK(fs::exists(file), IoError,
+    if (!io::is_present(file)) file = path / "tokenizer.model";
+    QLORA_CHECK(io::is_present(file), IoError,
                 "[tokenizer] {} holds no tokenizer; expected tokenizer.json or tokenizer.model",
                 path.string());
   }
@@ -100,10 +102,9 @@ class TokenizerFiles {
     }
     if (!with_templates) return;
     copy_file(from, "chat_template.jinja");
-    if (!fs::is_directory(from / kAdditionalTemplates)) return;
-    for (const auto& entry : fs::directory_iterator(from / kAdditionalTemplates)) {
-      if (entry.path().extension() != ".jinja") continue;
-      copy_file(from, std::string(kAdditionalTemplates) + "/" + entry.path().filename().string());
+    for (const fs::path& file : io::entries_of(from / kAdditionalTemplates)) {
+      if (file.extension() != ".jinja") continue;
+      copy_file(from, std::string(kAdditionalTemplates) + "/" + file.filename().string());
     }
   }
 
@@ -123,7 +124,7 @@ class TokenizerFiles {
   void write_templates(const std::vector<NamedTemplate>& templates) {
     const fs::path path = folder_ / "tokenizer_config.json";
     auto config = nlohmann::ordered_json::object();
-    if (fs::exists(path)) {
+    if (io::is_present(path)) {
       config = io::parse_strict_ordered_json(io::read_file(path, kMaxModelBytes), path.string());
     }
     config["chat_template"] = templates_json(templates);
@@ -145,7 +146,7 @@ class TokenizerFiles {
 
  private:
   void copy_file(const fs::path& from, const std::string& name) {
-    if (fs::exists(from / name)) write(name, io::read_file(from / name, kMaxModelBytes));
+    if (io::is_present(from / name)) write(name, io::read_file(from / name, kMaxModelBytes));
   }
   void write(const std::string& name, std::string_view content) {
     fs::create_directories((folder_ / name).parent_path());

@@ -87,6 +87,11 @@ BpeSpec read_tokenizer_json(std::string_view text, const std::string& where) {
   QLORA_CHECK(reader.has_scores == is_unigram, FormatError,
               "[tokenizer] {}: the vocabulary of the model {} is a list of scores or lacks them",
               where, io::quote(type));
+  QLORA_CHECK(
+      is_unigram || reader.has_merges, FormatError,
+      "[tokenizer] {}: the model BPE has no list 'merges', without which it cuts texts into "
+      "single characters; allowed an empty list where that is meant",
+      where);
   QLORA_CHECK(reader.vocabulary.size() > 0, FormatError, "[tokenizer] {} has no vocabulary", where);
   refuse_text(model, "continuing_subword_prefix", where);
   refuse_text(model, "end_of_word_suffix", where);

@@ -79,6 +79,7 @@ bool TokenizerJsonEvents::start_array(std::size_t) {
   deepen();
   if (region_ == Region::kTree && at_model_member("merges")) {
     region_ = Region::kMerges;
+    has_merges = true;
     return true;
   }
   if (region_ == Region::kMerges) {

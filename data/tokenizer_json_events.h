@@ -23,6 +23,7 @@ class TokenizerJsonEvents final : public nlohmann::json_sax<nlohmann::json> {
   std::vector<uint64_t> merge_ends;  // ends of the halves: two for each merge
   std::vector<double> scores;        // of a Unigram vocabulary
   bool has_scores = false;
+  bool has_merges = false;  // the model has a list of that name
 
   bool null() override { return value(nullptr); }
   bool boolean(bool b) override { return value(b); }

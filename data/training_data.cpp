@@ -131,6 +131,22 @@ TrainingData load_training_data(const DataOptions& options, const Tokenizer& tok
   return data;
 }
 
+std::optional<std::string> position_warning(const ExampleSet& set, const char* use,
+                                            int64_t max_positions) {
+  int64_t count = 0, longest = 0;
+  for (const Example& example : set.examples) {
+    const auto length = static_cast<int64_t>(example.tokens.size());
+    count += length > max_positions;
+    longest = std::max(longest, length);
+  }
+  if (count == 0) return std::nullopt;
+  return fmt::format(
+      "{}: {} of {} examples are longer than the {} positions that the model was made for "
+      "(max_position_embeddings; the longest has {} tokens); lower data.max_length, or extend the "
+      "positions with rope_scaling",
+      use, count, set.size(), max_positions, longest);
+}
+
 void check_vocabulary(const ExampleSet& set, const Tokenizer& tokenizer, int64_t vocabulary) {
   for (const Example& example : set.examples) {
     for (const int32_t id : example.tokens) {

@@ -120,43 +120,13 @@ void write_hugging_face(const CandidateInput& input, const QuantizedBlocks& bloc
   write_model_files(folder, files);
 }
 
-/// Everything that decides what the blocks' files hold.
-std::string fingerprint(const CandidateInput& input, MergeBase base) {
-  nlohmann::json facts = {{"source", input.loader.checkpoint().source_hash()},
-                          {"base", name_of(base)},
-                          {"trained", input.preflight.grid.is_trained},
-                          {"dtype", c10::toString(input.loader.compute_dtype())},
-                          {"four_bit", write_fields(input.four_bit)}};
-  ExportOptions options = input.options;
-  options.output_dir.clear();
-  options.work_dir.clear();
-  options.keep = options.overwrite = options.resume = false;
-  options.evaluation = {};
-  facts["options"] = write_fields(options);
-  if (input.copy.awq_grid != nullptr) facts["awq_scales"] = describe(input.copy.awq_grid->grid);
-  io::Sha256 hash;
-  hash.update(facts.dump());
-  if (input.adapter != nullptr) {
-    for (const auto& [module, matrices] : input.adapter->modules) {
-      hash.update(module);
-      for (const Tensor& matrix : {matrices.a, matrices.b}) {
-        const Tensor flat = matrix.contiguous();
-        hash.update({static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()});
-      }
-      hash.update(fmt::format("{}", matrices.scale));
-    }
+/// How each matrix is rounded.
+nlohmann::json facts_of(const Preflight& grid) {
+  nlohmann::json facts = {{"grid", describe(grid.grid)}};
+  for (const ModuleGrid& module : grid.modules) {
+    facts["modules"][module.name] = {module.bits, module.group_size};
   }
-  for (const Tensor& tensor : lora::grid_state(input.trained)) {
-    const Tensor flat = tensor.contiguous();
-    hash.update({static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()});
-  }
-  if (input.calibration != nullptr) {
-    for (const TokenBatch& batch : input.calibration->batches) {
-      hash.update(std::as_bytes(std::span(batch.tokens)));
-      hash.update(std::as_bytes(std::span(batch.segment_starts)));
-    }
-  }
-  return hash.hex();
+  return facts;
 }
 
 /// The weights as the product's own reader sees them, against the hashes that the solver left.
@@ -181,6 +151,36 @@ torch::ScalarType plain_dtype(const ResolvedGrid& grid, const io::HfConfig& sour
       grid.format == ExportFormat::kHf || grid.format == ExportFormat::kNf4;
   if (!is_16bit_format) return torch::kHalf;
   return source.torch_dtype == "float16" ? torch::kHalf : torch::kBFloat16;
+}
+
+std::string fingerprint(const CandidateInput& input, MergeBase base) {
+  nlohmann::json facts = {{"source", input.loader.checkpoint().source_hash()},
+                          {"base", name_of(base)},
+                          {"trained", input.preflight.grid.is_trained},
+                          {"dtype", c10::toString(input.loader.compute_dtype())},
+                          {"four_bit", write_fields(input.four_bit)}};
+  ExportOptions options = input.options;
+  options.output_dir.clear();
+  options.work_dir.clear();
+  options.keep = options.overwrite = options.resume = false;
+  options.evaluation = {};
+  facts["options"] = write_fields(options);
+  if (input.copy.awq_grid != nullptr) facts["awq_scales"] = facts_of(*input.copy.awq_grid);
+  if (input.copy.start != nullptr) facts["start"] = input.copy.start->identity();
+  if (input.adapter != nullptr) facts["adapter"] = adapter_hash(*input.adapter);
+  io::Sha256 hash;
+  hash.update(facts.dump());
+  for (const Tensor& tensor : lora::grid_state(input.trained)) {
+    const Tensor flat = tensor.contiguous();
+    hash.update({static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()});
+  }
+  if (input.calibration != nullptr) {
+    for (const TokenBatch& batch : input.calibration->batches) {
+      hash.update(std::as_bytes(std::span(batch.tokens)));
+      hash.update(std::as_bytes(std::span(batch.segment_starts)));
+    }
+  }
+  return hash.hex();
 }
 
 Candidate make_candidate(const CandidateInput& input, MergeBase base, const fs::path& work_dir,

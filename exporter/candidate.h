@@ -50,6 +50,9 @@ struct Candidate {
 Candidate make_candidate(const CandidateInput& input, MergeBase base,
                          const std::filesystem::path& work_dir, RunLog& log);
 
+/// Everything that decides which weights a candidate holds, as a SHA-256.
+std::string fingerprint(const CandidateInput& input, MergeBase base);
+
 /// "fp16" or "bf16" formats keep what is not quantized in this type.
 torch::ScalarType plain_dtype(const ResolvedGrid& grid, const io::HfConfig& source);
 

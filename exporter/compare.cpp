@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "io/checkpoint.h"
 #include "io/gguf.h"
 #include "io/safetensors.h"
 
@@ -53,9 +54,21 @@ void add_weights(const fs::path& file, ModelSizes& sizes) {
 }
 
 void add_file(const fs::path& file, ModelSizes& sizes) {
-  sizes.total_bytes += fs::file_size(file);
+  std::error_code error;
+  sizes.total_bytes += fs::file_size(file, error);
+  QLORA_CHECK(!error, IoError, "[compare] {} cannot be looked at: {}", file.string(),
+              error.message());
   ++sizes.files;
   add_weights(file, sizes);
+}
+
+void add_folder(const fs::path& folder, ModelSizes& sizes) {
+  std::error_code error, none;
+  for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end;
+       it.increment(error)) {
+    if (it->is_regular_file(none)) add_file(it->path(), sizes);
+  }
+  QLORA_CHECK(!error, IoError, "[compare] {} cannot be read: {}", folder.string(), error.message());
 }
 
 std::string size_text(uint64_t bytes) {
@@ -98,13 +111,12 @@ const char* kind_text(TensorKind kind) {
 }
 
 ModelSizes model_sizes(const fs::path& path) {
-  QLORA_CHECK(fs::exists(path), IoError, "[compare] {} does not exist", path.string());
+  io::check_model_path(path, "compare");
   ModelSizes sizes;
   sizes.path = path;
-  if (fs::is_directory(path)) {
-    for (const auto& item : fs::recursive_directory_iterator(path)) {
-      if (item.is_regular_file()) add_file(item.path(), sizes);
-    }
+  std::error_code error;
+  if (fs::is_directory(path, error)) {
+    add_folder(path, sizes);
   } else {
     add_file(path, sizes);
   }

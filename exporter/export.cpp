@@ -20,7 +20,6 @@
 #include "exporter/weight_grids.h"
 #include "exporter/work_directory.h"
 #include "io/atomic_file.h"
-#include "lora/grid_files.h"
 
 namespace qlora::exporter {
 namespace {
@@ -67,8 +66,7 @@ class Export {
       if (!options.allow_other_base) check_base(source.adapter, loader_.checkpoint());
     }
     if (preflight_.grid.is_trained) {
-      grids_ = weight_grids(preflight_, source.qat);
-      lora::read_grids(source.adapter, grids_);
+      grids_ = trained_grids(preflight_, source.qat, source.adapter);
     }
     if (preflight_.grid.needs_calibration()) {
       QLORA_CHECK(data.calibration.has_value(), ConfigError,

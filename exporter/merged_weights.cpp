@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/nearest_name.h"
 #include "io/base_record.h"
+#include "io/sha256.h"
 #include "lora/merge.h"
 #include "quant/nf4.h"
 
@@ -20,6 +21,19 @@ std::optional<lora::Adapter> adapter_of(const lora::PeftAdapter& file, const std
                        .alpha = found->second.alpha,
                        .scale = found->second.scale,
                        .dtype = torch::kFloat32};
+}
+
+std::string adapter_hash(const lora::PeftAdapter& adapter) {
+  io::Sha256 hash;
+  for (const auto& [module, matrices] : adapter.modules) {
+    hash.update(module);
+    for (const torch::Tensor& matrix : {matrices.a, matrices.b}) {
+      const torch::Tensor flat = matrix.contiguous();
+      hash.update({static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()});
+    }
+    hash.update(fmt::format("{}", matrices.scale));
+  }
+  return hash.hex();
 }
 
 void check_adapter(const lora::PeftAdapter& adapter, const model::BlockLoader& loader) {
@@ -46,15 +60,11 @@ void check_adapter(const lora::PeftAdapter& adapter, const model::BlockLoader& l
 }
 
 void check_base(const std::filesystem::path& adapter, const io::Checkpoint& base) {
-  const auto recorded = io::read_base_record(adapter);
-  if (!recorded) return;
-  const std::string hash = base.source_hash();
-  QLORA_CHECK(hash == recorded->sha256, FormatError,
-              "[export] the adapter was trained on {} with other weights than {} (SHA-256 {}…, "
-              "here {}…); name that base with --model-path, or take this one with --set "
+  const auto difference = io::base_difference(adapter, base);
+  QLORA_CHECK(!difference, FormatError,
+              "[export] {}; name that base with --model-path, or take this one with --set "
               "export.allow_other_base=true",
-              recorded->path, base.path().string(), recorded->sha256.substr(0, 12),
-              hash.substr(0, 12));
+              *difference);
 }
 
 MergedWeights::MergedWeights(const model::BlockLoader& loader, const lora::PeftAdapter* adapter,

@@ -47,6 +47,9 @@ class MergedWeights {
 /// The adapter of one module as merging takes it: the numbers of the file, not rounded again.
 std::optional<lora::Adapter> adapter_of(const lora::PeftAdapter& file, const std::string& module);
 
+/// The SHA-256 of all that an adapter adds.
+std::string adapter_hash(const lora::PeftAdapter& adapter);
+
 /// throws FormatError where the adapter changes a module that the model does not have; ShapeError
 ///        where a shape does not fit
 void check_adapter(const lora::PeftAdapter& adapter, const model::BlockLoader& loader);

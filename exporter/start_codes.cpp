@@ -24,6 +24,11 @@ StartCodes::StartCodes(const std::string& folder, const Preflight& grid,
                        const lora::PeftAdapter* adapter)
     : grid_(grid), adapter_(adapter), source_(folder) {}
 
+std::string StartCodes::identity() const {
+  const std::string codes = source_.checkpoint().source_hash();
+  return adapter_ == nullptr ? codes : codes + adapter_hash(*adapter_);
+}
+
 Tensor StartCodes::moved(const std::string& module, const Tensor& weight) const {
   const ModuleGrid& of_module = grid_.at(module);
   if (!of_module.is_quantized()) return weight;

@@ -27,6 +27,9 @@ class StartCodes {
   ///           more than two steps away in the mean
   torch::Tensor moved(const std::string& module, const torch::Tensor& weight) const;
 
+  /// Changes with every number that decides where weights are moved to.
+  std::string identity() const;
+
  private:
   const Preflight& grid_;
   const lora::PeftAdapter* adapter_;

@@ -3,7 +3,10 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
+#include <filesystem>
+
 #include "core/error.h"
+#include "lora/grid_files.h"
 #include "model/weight_source.h"
 #include "quant/packed_affine.h"
 
@@ -38,6 +41,31 @@ void set_inputs(const ResolvedGrid& grid, const QatOptions& qat, lora::LinearGri
   }
 }
 
+/// given     the export in qat.grid_from; nullptr: its numbers are not looked at
+TrainedGrids grids_of(const Preflight& preflight, const QatOptions& qat,
+                      const model::WeightSource* given) {
+  TrainedGrids grids;
+  for (const ModuleGrid& module : preflight.modules) {
+    if (!module.is_quantized()) continue;
+    const auto options = affine_options(preflight.grid, module.bits, module.group_size);
+    lora::LinearGrid& grid = grids[module.name];
+    set_inputs(preflight.grid, qat, grid);
+    if (preflight.grid.type == QuantizationType::kFp8) {
+      grid.weight = lora::Fp8Grid{options.scale_type, preflight.grid.static_fp8};
+      continue;
+    }
+    grid.weight = options;
+    if (!qat.holds_grids()) continue;
+    grid.held = empty_grid(module, qat);
+    if (!qat.grid_from.empty()) grid.held->fit = lora::GridFit::kGiven;
+    if (given == nullptr) continue;
+    const quant::AffineTensor codes = codes_of_export(*given, module, options, "grid_from");
+    grid.held->scales.copy_(codes.scales);
+    grid.held->zeros.copy_(codes.zeros);
+  }
+  return grids;
+}
+
 }  // namespace
 
 quant::AffineTensor codes_of_export(const model::WeightSource& source, const ModuleGrid& module,
@@ -60,36 +88,37 @@ quant::AffineTensor codes_of_export(const model::WeightSource& source, const Mod
               key, module.name, path, codes.options.bits, c10::str(codes.scales.sizes()),
               codes.group_of.defined() ? " in another order of columns" : "", options.bits,
               c10::str(at::IntArrayRef(wanted)));
-  const auto least = codes.zeros.min().item<uint8_t>();
+  const auto least = codes.zeros.min().item<uint8_t>(), most = codes.zeros.max().item<uint8_t>();
   QLORA_CHECK(least >= options.least_zero, ConfigError,
               "[qat] {}: {} of {} has the zero point {}, this run's layout holds {} and more; take "
               "the grid of an export in the same layout",
               key, module.name, path, least, options.least_zero);
+  const int middle = 1 << (options.bits - 1);
+  const bool is_symmetric = options.rule != quant::GridRule::kAsymmetric;
+  QLORA_CHECK(!is_symmetric || (least == middle && most == middle), ConfigError,
+              "[qat] {}: {} of {} has zero points from {} to {}, but this run's grid is symmetric, "
+              "where all are {}; set qat.symmetric=false",
+              key, module.name, path, least, most, middle);
   return codes;
 }
 
 TrainedGrids weight_grids(const Preflight& preflight, const QatOptions& qat) {
-  TrainedGrids grids;
-  std::optional<model::WeightSource> given;
-  if (!qat.grid_from.empty()) given.emplace(qat.grid_from);
-  for (const ModuleGrid& module : preflight.modules) {
-    if (!module.is_quantized()) continue;
-    const auto options = affine_options(preflight.grid, module.bits, module.group_size);
-    lora::LinearGrid& grid = grids[module.name];
-    set_inputs(preflight.grid, qat, grid);
-    if (preflight.grid.type == QuantizationType::kFp8) {
-      grid.weight = lora::Fp8Grid{options.scale_type, preflight.grid.static_fp8};
-      continue;
-    }
-    grid.weight = options;
-    if (!qat.holds_grids()) continue;
-    grid.held = empty_grid(module, qat);
-    if (!given) continue;
-    const quant::AffineTensor codes = codes_of_export(*given, module, options, "grid_from");
-    grid.held->scales.copy_(codes.scales);
-    grid.held->zeros.copy_(codes.zeros);
-    grid.held->fit = lora::GridFit::kGiven;
-  }
+  if (qat.grid_from.empty()) return grids_of(preflight, qat, nullptr);
+  QLORA_CHECK(std::filesystem::exists(qat.grid_from), ConfigError,
+              "[qat] grid_from is {}, which is not there; name the folder of an awq or gptq export",
+              qat.grid_from);
+  const model::WeightSource given(qat.grid_from);
+  return grids_of(preflight, qat, &given);
+}
+
+TrainedGrids grids_to_restore(const Preflight& preflight, const QatOptions& qat) {
+  return grids_of(preflight, qat, nullptr);
+}
+
+TrainedGrids trained_grids(const Preflight& preflight, const QatOptions& qat,
+                           const std::filesystem::path& adapter) {
+  TrainedGrids grids = grids_to_restore(preflight, qat);
+  lora::read_grids(adapter, grids);
   return grids;
 }
 

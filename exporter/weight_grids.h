@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <map>
 #include <string>
 
@@ -27,5 +28,15 @@ quant::AffineTensor codes_of_export(const model::WeightSource& source, const Mod
 ///   throws    ConfigError, ShapeError where the export in qat.grid_from is of another grid or
 ///   model
 TrainedGrids weight_grids(const Preflight& preflight, const QatOptions& qat);
+
+/// The same, but the export in qat.grid_from is not needed: numbers are read from a kGridFile
+/// later.
+TrainedGrids grids_to_restore(const Preflight& preflight, const QatOptions& qat);
+
+/// What an adapter of such a run was trained on.
+///   adapter   its folder, with what training moved of the grids
+///   throws    what lora::read_grids throws
+TrainedGrids trained_grids(const Preflight& preflight, const QatOptions& qat,
+                           const std::filesystem::path& adapter);
 
 }  // namespace qlora::exporter

@@ -82,4 +82,23 @@ std::string read_file(const fs::path& path, uint64_t limit_bytes) {
   return content;
 }
 
+bool is_present(const fs::path& path) {
+  std::error_code error;
+  const bool found = fs::exists(path, error);
+  QLORA_CHECK(!error, IoError, "[io] {}: cannot be looked at: {}", path.string(), error.message());
+  return found;
+}
+
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> entries;
+  if (!is_present(folder)) return entries;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    entries.push_back(it->path());
+  }
+  QLORA_CHECK(!error, IoError, "[io] {}: cannot be read: {}", folder.string(), error.message());
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
 }  // namespace qlora::io

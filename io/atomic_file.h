@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/sha256.h"  // callers of this header hash what they write
 #include "io/temporary.h"
@@ -40,6 +41,15 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view conte
 /// Whole content of a small file.
 ///   throws    IoError where it cannot be read; FormatError where it is longer than limit_bytes
 std::string read_file(const std::filesystem::path& path, uint64_t limit_bytes = uint64_t{1} << 30);
+
+/// False where nothing of that name is.
+///   throws    IoError where the system cannot tell: no permission, a loop of links, a name too
+///   long
+bool is_present(const std::filesystem::path& path);
+
+/// The entries of a folder, sorted; empty where there is no such folder.
+///   throws    IoError where it cannot be read
+std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folder);
 
 enum class IfExists { kRefuse, kReplace };
 

@@ -28,7 +28,7 @@ std::vector<fs::path> adapter_places(const fs::path& adapter) {
 std::optional<BaseRecord> read_base_record(const fs::path& adapter) {
   for (const fs::path& place : adapter_places(adapter)) {
     const fs::path file = place / kBaseRecordFile;
-    if (!fs::exists(file)) continue;
+    if (!is_present(file)) continue;
     const auto json = read_json_file(file);
     const auto text = [&](const char* key) {
       const auto found = json.is_object() ? json.find(key) : json.end();
@@ -41,6 +41,17 @@ std::optional<BaseRecord> read_base_record(const fs::path& adapter) {
     return BaseRecord{.path = text("path"), .sha256 = text("sha256")};
   }
   return std::nullopt;
+}
+
+std::optional<std::string> base_difference(const fs::path& adapter, const Checkpoint& base) {
+  const auto recorded = read_base_record(adapter);
+  if (!recorded) return std::nullopt;
+  const std::string hash = base.source_hash();
+  if (hash == recorded->sha256) return std::nullopt;
+  return fmt::format(
+      "the adapter {} was trained on {} with other weights than {} (SHA-256 {}…, here {}…)",
+      adapter.string(), recorded->path, base.path().string(), recorded->sha256.substr(0, 12),
+      hash.substr(0, 12));
 }
 
 }  // namespace qlora::io

@@ -7,6 +7,8 @@
 
 namespace qlora::io {
 
+class Checkpoint;
+
 /// The weights that an adapter was trained on.
 struct BaseRecord {
   std::string path;    // where they lay then
@@ -24,6 +26,13 @@ void write_base_record(const std::filesystem::path& directory, const std::string
 /// of other programs.
 ///   throws    FormatError for a file that is no such record
 std::optional<BaseRecord> read_base_record(const std::filesystem::path& adapter);
+
+/// What a user should know before an adapter is put on `base`: that its record names other weights.
+/// Nothing where they are the same, or where there is no record.
+///   throws    as read_base_record
+///   cost      reads the files of `base` once where there is a record
+std::optional<std::string> base_difference(const std::filesystem::path& adapter,
+                                           const Checkpoint& base);
 
 /// Folders in which a run may have left facts about an adapter: its own, and for a checkpoint the
 /// run's.

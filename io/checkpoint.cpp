@@ -5,12 +5,14 @@
 #include "core/error.h"
 #include "core/nearest_name.h"
 #include "core/parallel.h"
+#include "io/atomic_file.h"
 #include "io/float_convert.h"
 #include "io/foreign_text.h"
 #include "io/gguf_config.h"
 #include "io/gguf_dequant.h"
 #include "io/sha256.h"
 #include "io/tensor_layout.h"
+#include "io/unplaced_tensors.h"
 
 namespace qlora::io {
 namespace fs = std::filesystem;
@@ -50,6 +52,13 @@ void check_shape(const std::string& where, const std::string& name,
 
 }  // namespace
 
+void check_model_path(const fs::path& path, std::string_view area) {
+  QLORA_CHECK(is_present(path), IoError,
+              "[{}] {} does not exist: no file or folder of that name is here, and nothing is "
+              "downloaded; give the path of a Hugging Face folder or of a GGUF file",
+              area, path.string());
+}
+
 fs::path weights_path(const fs::path& folder) {
   std::error_code error;
   for (const char* usual : {"model.safetensors.index.json", "model.safetensors"}) {
@@ -64,6 +73,7 @@ fs::path weights_path(const fs::path& folder) {
 
 Checkpoint::Checkpoint(const fs::path& path, GgufRounding rounding)
     : path_(path), rounding_(rounding) {
+  check_model_path(path, "io");
   const fs::path gguf = find_gguf(path);
   if (gguf.empty()) {
     open_directory();
@@ -78,6 +88,14 @@ void Checkpoint::open_directory() {
   quantization_ = find_quantization_config(path_, config_.quantization_config);
   safetensors_ = std::make_unique<SafetensorsReader>(quantization_ ? weights_path(path_) : path_);
   for (ExpectedTensor& expected : model_tensors(config_)) add_directory_tensor(std::move(expected));
+  PlacedTensors placed{.names = {}, .modules = {}, .is_quantized = quantization_.has_value()};
+  for (const auto& [name, entry] : entries_) {
+    if (entry.hf != nullptr) placed.names.insert(entry.hf->name);
+    if (!entry.quantized) continue;
+    placed.modules.insert(entry.quantized->name);
+    for (const auto& [part, view] : entry.quantized->parts) placed.names.insert(view->name);
+  }
+  refuse_unplaced(*safetensors_, config_, placed);
 }
 
 std::string Checkpoint::stored_name(const std::string& name) const {
@@ -256,7 +274,7 @@ std::string Checkpoint::source_hash() const {
     hash.update("safetensors\n");
     hash.update(sha256_file(path_ / "config.json"));
     for (const char* name : {"quantize_config.json", "quant_config.json"}) {
-      if (quantization_ && fs::exists(path_ / name)) hash.update(sha256_file(path_ / name));
+      if (quantization_ && is_present(path_ / name)) hash.update(sha256_file(path_ / name));
     }
     for (const fs::path& file : safetensors_->files()) hash.update("\n" + sha256_tree_file(file));
   }

@@ -19,6 +19,11 @@ namespace qlora::io {
 
 struct ExpectedTensor;
 
+/// Proves that a file or folder is where a model is looked for.
+///   area      of the message, "io"
+///   throws    IoError saying that only local paths are read, or what the system says
+void check_model_path(const std::filesystem::path& path, std::string_view area);
+
 enum class GgufRounding {
   kBf16,  // each dequantized weight is rounded to BF16: what a converted checkpoint would hold
   kNone,  // the dequantized float as it is
@@ -34,8 +39,7 @@ std::filesystem::path weights_path(const std::filesystem::path& folder);
 ///   Quantized  linears of a folder that is quantized are handed out as their raw tensors
 ///              (quantized_module); model/weight_source.h decodes them
 ///   Checked    at opening: every tensor of the architecture is there with the shape of the config
-///   and
-///              a type that can be read
+///              and a type that can be read, and no weights lie there that it has no place for
 ///   Threads    const calls may run in parallel
 class Checkpoint {
  public:

@@ -179,7 +179,8 @@ struct Extent {
   uint64_t offset = 0, bytes = 0;
 };
 
-/// Gives each tensor its bytes, after checking that they are aligned, inside the file and its own.
+/// Gives each tensor its bytes, after checking that they are aligned, inside the file, its own, and
+/// leave no holes, as every writer lays them out and as llama.cpp asks for.
 void place_tensors(std::vector<GgufTensor>& tensors, const std::vector<Extent>& extents,
                    std::span<const std::byte> data, uint64_t alignment, const std::string& where) {
   std::vector<size_t> order(tensors.size());
@@ -198,11 +199,17 @@ void place_tensors(std::vector<GgufTensor>& tensors, const std::vector<Extent>& 
   }
   std::sort(order.begin(), order.end(),
             [&](size_t a, size_t b) { return extents[a].offset < extents[b].offset; });
-  for (size_t i = 1; i < order.size(); ++i) {
-    const Extent& before = extents[order[i - 1]];
-    QLORA_CHECK(before.offset + before.bytes <= extents[order[i]].offset, FormatError,
-                "[io] {}: tensors {} and {} overlap", where, quote(tensors[order[i - 1]].name),
-                quote(tensors[order[i]].name));
+  uint64_t end = 0;  // of the tensor before
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto [offset, bytes] = extents[order[i]];
+    QLORA_CHECK(end <= offset, FormatError, "[io] {}: tensors {} and {} overlap", where,
+                quote(tensors[order[i - 1]].name), quote(tensors[order[i]].name));
+    const uint64_t expected = (end + alignment - 1) / alignment * alignment;
+    QLORA_CHECK(offset == expected, FormatError,
+                "[io] {}: tensor {} begins at offset {}, but the one before it ends so that {} is "
+                "next; a type or a shape is not that of the bytes, convert the file anew",
+                where, quote(tensors[order[i]].name), offset, expected);
+    end = offset + bytes;
   }
 }
 

@@ -30,9 +30,15 @@ Json parse(std::string_view text, std::string_view where, int max_depth) {
     }
     return true;
   };
+  QLORA_CHECK(text.find_first_not_of(" \t\r\n") != std::string_view::npos, FormatError,
+              "[io] {}: is empty, expected JSON", where);
   try {
     return Json::parse(text.begin(), text.end(), watch);
   } catch (const nlohmann::json::parse_error& error) {
+    if (error.byte > text.size()) {
+      throw FormatError(
+          fmt::format("[io] {}: not JSON, it ends too early, at byte {}", where, text.size()));
+    }
     throw FormatError(
         fmt::format("[io] {}: not JSON, error at byte {} of {}", where, error.byte, text.size()));
   } catch (const nlohmann::json::out_of_range&) {

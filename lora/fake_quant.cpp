@@ -31,6 +31,8 @@ using torch::Tensor;
 /// Elements of the merged weight that exist at once in each thread: buffers of 64 KB.
 constexpr int64_t kTileElements = 1 << 14;
 
+constexpr float kLeapBelow = -0.1F;  // a factor below it was not led there by small steps
+
 /// A and B as files hold them, as floats.
 struct FiledAdapter {
   Tensor a, b;
@@ -131,10 +133,12 @@ class FirstBadRow {
     }
   }
   void check() const {
-    QLORA_CHECK(row_ == rows_, ValueError,
-                "[lora] row {} of a merged weight holds a number or asks for a scale that is not "
-                "finite; lower the learning rate",
-                row_.load());
+    QLORA_CHECK(
+        row_ == rows_, ValueError,
+        "[lora] row {} of a merged weight holds a number or asks for a scale that is not finite "
+        "in the grid's type; lower the learning rate, or leave the module to 16 bits "
+        "(skip_modules) where its base is so",
+        row_.load());
   }
 
  private:
@@ -223,14 +227,15 @@ void check_can_be_rounded(const FrozenWeight& weight) {
               "quantized in another form already; train on the checkpoint that it was made from");
 }
 
-void check_held_grid(const std::string& module, const HeldGrid& grid) {
+void keep_in_range(const std::string& module, const HeldGrid& grid) {
   if (!grid.factor.defined()) return;
   const at::NoGradGuard no_graph;
   const auto least = grid.factor.min().item<float>(), most = grid.factor.max().item<float>();
-  QLORA_CHECK(least > 0 && std::isfinite(most), ValueError,
+  QLORA_CHECK(least > kLeapBelow && std::isfinite(most), ValueError,
               "[qat] the learned scales of {} have left their range: factors {} to {}, allowed "
               "positive and finite; lower the learning rate",
               module, least, most);
+  if (least < kLeastFactor) grid.factor.clamp_min_(kLeastFactor);
 }
 
 Tensor merged_or_plain(const FrozenWeight& weight, const Adapter* adapter) {

@@ -66,8 +66,14 @@ struct LinearGrid {
 /// throws ConfigError for a weight that is neither plain numbers nor NF4
 void check_can_be_rounded(const FrozenWeight& weight);
 
-/// throws ValueError naming the module where a learned scale is not positive and finite
-void check_held_grid(const std::string& module, const HeldGrid& grid);
+/// Learned scales stay this part of the fitted ones at least: a group that training makes small
+/// drifts to 0, and no farther.
+inline constexpr float kLeastFactor = 0x1p-10F;
+
+/// After a step: factors that have drifted to 0 or a little below are put on kLeastFactor.
+///   throws    ValueError naming the module where one is not finite or has leapt below -0.1, which
+///             no learning rate that trains does
+void keep_in_range(const std::string& module, const HeldGrid& grid);
 
 /// Q(W + s·B·A), or Q(W) without an adapter: the weight that ships, decoded.
 ///   weight    plain numbers or NF4, on the CPU; the merged weight exists for some rows at a time

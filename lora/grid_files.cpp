@@ -85,6 +85,10 @@ void read_grids(const std::filesystem::path& directory,
   const std::vector<NamedTensor> state = state_of(grids);
   if (state.empty()) return;
   const std::filesystem::path file = directory / kGridFile;
+  QLORA_CHECK(std::filesystem::exists(file), IoError,
+              "[qat] {} is not there, which holds the grids that the adapter was trained on; a "
+              "checkpoint from before qat.start_step has none: name a later one",
+              file.string());
   const io::SafetensorsReader reader(file);
   for (const NamedTensor& named : state) check_entry(file, named, reader.find(named.name));
   for (const NamedTensor& named : state) {

@@ -46,6 +46,7 @@ Tensor lora_sum(const Tensor& base, const Tensor& delta, const Tensor& bias,
 
 /// What a pass knows beside its tensors. The linear outlives every graph through it.
 struct LinearPass : torch::CustomClassHolder {
+  const std::string* module = nullptr;
   const FrozenWeight* weight = nullptr;
   const Adapter* adapter = nullptr;
   const LinearGrid* grid = nullptr;
@@ -68,7 +69,12 @@ struct LinearPass : torch::CustomClassHolder {
                            : product(dy, rounded_weight(dy.scalar_type()));
   }
   Tensor rounded_weight(torch::ScalarType dtype) const {
-    return fake_quantized(*weight, adapter, *grid, dtype);
+    try {
+      return fake_quantized(*weight, adapter, *grid, dtype);
+    } catch (const ValueError& problem) {
+      throw ValueError(
+          fmt::format("[qat] {} cannot be put on its grid: {}", *module, problem.what()));
+    }
   }
   Tensor dropped(const Tensor& x) const {
     return dropout_p > 0 ? dropout(x, dropout_p, key, stream) : x;
@@ -156,6 +162,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
 /// y = x·Q(W + s·B·A)ᵀ + bias. Backward, with dM the gradient of W + s·B·A:
 ///   dx = dy·Q,  dA = s·Bᵀ·dM,  dB = s·dM·Aᵀ
 /// Where nothing is cut off dM is dyᵀ·x and is never formed: dA = s·(dy·B)ᵀ·x, dB = dyᵀ·(x·(s·A)ᵀ).
+/// Without an adapter a and b are empty, and the grid's factor alone has a gradient.
 struct GridLinearFunction : torch::autograd::Function<GridLinearFunction> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& a, const Tensor& b,
                         const Tensor& factor, const c10::intrusive_ptr<LinearPass>& pass) {
@@ -171,24 +178,29 @@ struct GridLinearFunction : torch::autograd::Function<GridLinearFunction> {
     const auto saved = ctx->get_saved_variables();
     const auto dtype = saved[0].scalar_type();
     const Tensor x = pass->base_input(saved[0]);
-    const Tensor dy = gradients[0].to(dtype);               // [T, N]
-    const Tensor scaled_a = pass->scaled(saved[1], dtype);  // [R, K]
-    const Tensor scaled_b = pass->scaled(saved[2], dtype);  // [N, R]
-    Tensor dx, da, db, dfactor;
+    const Tensor dy = gradients[0].to(dtype);  // [T, N]
+    const bool has_adapter = pass->adapter != nullptr;
+    Tensor scaled_a, scaled_b, dx, da, db, dfactor;
+    if (has_adapter) {
+      scaled_a = pass->scaled(saved[1], dtype);  // [R, K]
+      scaled_b = pass->scaled(saved[2], dtype);  // [N, R]
+    }
     if (pass->grid->needs_weight_gradient()) {
       const GridGradient grid =
           fake_quantized_backward(*pass->weight, pass->adapter, *pass->grid, at::mm(dy.t(), x));
-      da = at::mm(scaled_b.t(), grid.weight);
-      db = at::mm(grid.weight, scaled_a.t());
+      if (has_adapter) {
+        da = at::mm(scaled_b.t(), grid.weight).to(torch::kFloat32);
+        db = at::mm(grid.weight, scaled_a.t()).to(torch::kFloat32);
+      }
       dfactor = grid.factor;
       if (ctx->needs_input_grad(0)) dx = product(dy, grid.rounded);
     } else {
-      da = at::mm(at::mm(dy, scaled_b).t(), x);
-      db = at::mm(dy.t(), at::mm(x, scaled_a.t()));
+      da = at::mm(at::mm(dy, scaled_b).t(), x).to(torch::kFloat32);
+      db = at::mm(dy.t(), at::mm(x, scaled_a.t())).to(torch::kFloat32);
       if (ctx->needs_input_grad(0)) dx = pass->base_gradient(dy);
     }
     if (dx.defined()) dx = pass->through_input(saved[0], dx);
-    return {dx, da.to(torch::kFloat32), db.to(torch::kFloat32), dfactor, Tensor()};
+    return {dx, da, db, dfactor, Tensor()};
   }
 };
 
@@ -206,12 +218,18 @@ torch::Tensor LoraLinear::forward(const torch::Tensor& x, torch::ScalarType out_
               "[lora] the input of {} has shape {}, allowed [T, {}]", name_, c10::str(x.sizes()),
               weight_.cols());
   auto pass = c10::make_intrusive<LinearPass>();
+  pass->module = &name_;
   pass->weight = &weight_;
   pass->bias = bias_;
   pass->out_dtype = out_dtype;
   pass->grid = grid_ ? &*grid_ : nullptr;
   pass->inputs = grid_ ? measured_inputs(x, dropout.training) : weight_.input_quantizer();
-  if (!adapter_) return FrozenLinearFunction::apply(x, pass);
+  const bool learns = grid_ && grid_->held != nullptr && grid_->held->factor.defined();
+  if (!adapter_ && !learns) return FrozenLinearFunction::apply(x, pass);
+  const Tensor none = at::empty({0});  // an undefined tensor is refused
+  if (!adapter_) {
+    return GridLinearFunction::apply(x, none, none, grid_->held->factor, pass);
+  }
   pass->adapter = &*adapter_;
   pass->scale = adapter_->scale;
   pass->dropout_p = dropout.training ? adapter_->dropout : 0;
@@ -219,9 +237,8 @@ torch::Tensor LoraLinear::forward(const torch::Tensor& x, torch::ScalarType out_
   pass->stream = dropout_stream_;
   pass->adapter_dtype = adapter_->dtype;
   if (grid_) {
-    const bool learns = grid_->held != nullptr && grid_->held->factor.defined();
-    const Tensor factor = learns ? grid_->held->factor : at::empty({0});  // undefined is refused
-    return GridLinearFunction::apply(x, adapter_->a, adapter_->b, factor, pass);
+    return GridLinearFunction::apply(x, adapter_->a, adapter_->b,
+                                     learns ? grid_->held->factor : none, pass);
   }
   return LoraLinearFunction::apply(x, adapter_->a, adapter_->b, pass);
 }

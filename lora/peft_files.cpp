@@ -67,6 +67,25 @@ void refuse_unsupported(const json& config, const std::string& where) {
   }
 }
 
+/// Refuses adapters that begin with a part of the base taken out of it (PiSSA, OLoRA, CorDA,
+/// LoRA-GA) or over a rounded one (LoftQ): they belong to that residual. peft's own conversion on
+/// saving writes true; the names that pass change A and B alone.
+void refuse_changed_base(const json& config, const std::string& where) {
+  const auto found = config.find("init_lora_weights");
+  if (found == config.end() || found->is_null() || found->is_boolean()) return;
+  std::string name = found->is_string() ? found->get<std::string>() : "";
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return std::tolower(c); });  // as peft compares
+  for (const char* keeps_base : {"gaussian", "eva", "orthogonal", "mica"}) {
+    if (name == keeps_base) return;
+  }
+  throw FormatError(fmt::format(
+      "[lora] init_lora_weights is {}, which is not supported: such adapters belong to a base that "
+      "peft changed when they began; allowed true, false, gaussian, eva, orthogonal, mica; save "
+      "the adapter with peft's path_initial_model_for_weight_conversion ({})",
+      found->dump().substr(0, 80), where));
+}
+
 template <class T>
 T required(const json& config, const char* key, const std::string& where) {
   try {
@@ -228,6 +247,7 @@ PeftAdapter read_peft_adapter(const fs::path& directory) {
   QLORA_CHECK(config.is_object(), FormatError, "[lora] {} holds a {}, allowed an object ({})",
               kConfigFile, config.type_name(), where);
   refuse_unsupported(config, where);
+  refuse_changed_base(config, where);
   PeftAdapter adapter;
   adapter.options = options_of(config, where);
   const auto base = config.find("base_model_name_or_path");
@@ -250,6 +270,32 @@ PeftAdapter read_peft_adapter(const fs::path& directory) {
     matrices.scale = shape.scale;
   }
   return adapter;
+}
+
+std::optional<std::string> check_init_adapter(const PeftAdapter& adapter,
+                                              const LoraOptions& section) {
+  const LoraOptions usual;
+  const bool says_nothing = section.r == usual.r && section.lora_alpha == usual.lora_alpha &&
+                            section.use_rslora == usual.use_rslora &&
+                            section.rank_pattern.empty() && section.alpha_pattern.empty();
+  for (const auto& [module, matrices] : adapter.modules) {
+    const AdapterShape asked = adapter_shape(module, section);
+    const int64_t r = matrices.a.size(0);
+    if (asked.r == r && asked.alpha == matrices.alpha && asked.scale == matrices.scale) continue;
+    const LoraOptions& own = adapter.options;
+    std::string text = fmt::format(
+        "{} has r {}, lora_alpha {} and use_rslora {} at {}, section lora says {}, {} and {}",
+        section.init_adapter, r, matrices.alpha, own.use_rslora, module, asked.r, asked.alpha,
+        section.use_rslora);
+    const std::string to_do = fmt::format(
+        "lora.r={} lora.lora_alpha={} lora.use_rslora={}{}", own.r, own.lora_alpha, own.use_rslora,
+        own.rank_pattern.empty() && own.alpha_pattern.empty() ? "" : " and its patterns");
+    QLORA_CHECK(says_nothing, ConfigError,
+                "[lora] {}; set {} as the adapter has them, or leave all of them out", text, to_do);
+    return fmt::format(
+        "{}; the adapter decides, and the plan counts what the section says (set {})", text, to_do);
+  }
+  return std::nullopt;
 }
 
 void write_peft_adapter(const fs::path& directory, const std::vector<NamedAdapter>& adapters,

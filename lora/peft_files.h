@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,9 +28,18 @@ struct PeftAdapter {
 
 /// Reads what peft wrote.
 ///   throws    FormatError naming what is not supported (modules_to_save, DoRA, bias, a resized
-///             vocabulary, …), a missing half, ranks that contradict the configuration, numbers
-///             that are not finite; IoError for a missing file
+///             vocabulary, a start that changed the base as PiSSA's, …), a missing half, ranks that
+///             contradict the configuration, numbers that are not finite; IoError for a missing
+///             file
 PeftAdapter read_peft_adapter(const std::filesystem::path& directory);
+
+/// Holds section lora, whose init_adapter was read, against that adapter: rank, alpha and rsLoRA of
+/// every module.
+///   returns   one line for the user where the section leaves them all at their defaults and the
+///             adapter has others, which then count; nothing where both agree
+///   throws    ConfigError naming the values where the section says something else
+std::optional<std::string> check_init_adapter(const PeftAdapter& adapter,
+                                              const LoraOptions& section);
 
 /// Writes adapter_config.json with the keys that every peft version reads, and
 /// adapter_model.safetensors in each adapter's dtype. Both files appear atomically.

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -63,6 +64,48 @@ void place(lora::Adapter& adapter, torch::Device device) {
   }
 }
 
+/// Gives the linears the adapters of a PEFT folder.
+void place_all(const lora::PeftAdapter& file, const std::string& where, lora::AdapterDtype dtype,
+               double dropout, const std::vector<lora::LoraLinear*>& linears,
+               torch::Device device) {
+  std::map<std::string, lora::LoraLinear*> by_name;
+  for (auto* linear : linears) by_name[linear->name()] = linear;
+  for (const auto& [module, matrices] : file.modules) {
+    const auto found = by_name.find(module);
+    QLORA_CHECK(found != by_name.end(), FormatError,
+                "[model] the adapter changes {}, which is no linear of this model ({}); is it the "
+                "adapter of another base?",
+                module, where);
+    lora::Adapter adapter{.a = matrices.a.clone(),
+                          .b = matrices.b.clone(),
+                          .alpha = matrices.alpha,
+                          .scale = matrices.scale,
+                          .dropout = dropout,
+                          .dtype = adapter_scalar(dtype)};
+    place(adapter, device);
+    found->second->set_adapter(std::move(adapter));
+  }
+}
+
+/// The adapter to start from decides what is trained; a section that names targets has to agree.
+void check_targets(const lora::PeftAdapter& file, const std::vector<std::string>& linears,
+                   const lora::LoraOptions& options) {
+  if (options.target_modules == lora::LoraOptions().target_modules) return;
+  const auto asked = lora::select_targets(linears, options);
+  for (const auto& name : asked) {
+    QLORA_CHECK(file.modules.contains(name), ConfigError,
+                "[lora] lora.target_modules selects {}, for which {} has no adapter; name the "
+                "adapter's modules, or leave target_modules out",
+                name, options.init_adapter);
+  }
+  for (const auto& [module, matrices] : file.modules) {
+    QLORA_CHECK(std::find(asked.begin(), asked.end(), module) != asked.end(), ConfigError,
+                "[lora] {} has an adapter for {}, which lora.target_modules does not select; name "
+                "the adapter's modules, or leave target_modules out",
+                options.init_adapter, module);
+  }
+}
+
 BlockAngles moved_to(const BlockAngles& angles, torch::Device device) {
   const auto moved = [&](const Tensor& t) { return t.defined() ? t.to(device) : t; };
   return {{moved(angles.global.cos), moved(angles.global.sin)},
@@ -72,15 +115,19 @@ BlockAngles moved_to(const BlockAngles& angles, torch::Device device) {
 }  // namespace
 
 void Decoder::add_adapters(const lora::LoraOptions& options, uint64_t seed) {
-  if (!options.init_adapter.empty()) {
-    load_adapter(options.init_adapter, options.adapter_dtype, options.lora_dropout);
-    return;
-  }
   std::map<std::string, lora::LoraLinear*> by_name;
   std::vector<std::string> names;
   for (auto* linear : linears()) {
     by_name[linear->name()] = linear;
     names.push_back(linear->name());
+  }
+  if (!options.init_adapter.empty()) {
+    const auto file = lora::read_peft_adapter(options.init_adapter);
+    lora::check_init_adapter(file, options);
+    place_all(file, options.init_adapter, options.adapter_dtype, options.lora_dropout, linears(),
+              device_);
+    check_targets(file, names, options);
+    return;
   }
   for (const auto& name : lora::select_targets(names, options)) {
     lora::Adapter adapter = fresh_adapter(*by_name[name], options, seed);
@@ -91,24 +138,8 @@ void Decoder::add_adapters(const lora::LoraOptions& options, uint64_t seed) {
 
 void Decoder::load_adapter(const std::string& peft_directory, lora::AdapterDtype dtype,
                            double dropout) {
-  const auto file = lora::read_peft_adapter(peft_directory);
-  std::map<std::string, lora::LoraLinear*> by_name;
-  for (auto* linear : linears()) by_name[linear->name()] = linear;
-  for (const auto& [module, matrices] : file.modules) {
-    const auto found = by_name.find(module);
-    QLORA_CHECK(found != by_name.end(), FormatError,
-                "[model] the adapter changes {}, which is no linear of this model ({}); is it the "
-                "adapter of another base?",
-                module, peft_directory);
-    lora::Adapter adapter{.a = matrices.a.clone(),
-                          .b = matrices.b.clone(),
-                          .alpha = matrices.alpha,
-                          .scale = matrices.scale,
-                          .dropout = dropout,
-                          .dtype = adapter_scalar(dtype)};
-    place(adapter, device_);
-    found->second->set_adapter(std::move(adapter));
-  }
+  place_all(lora::read_peft_adapter(peft_directory), peft_directory, dtype, dropout, linears(),
+            device_);
 }
 
 void Decoder::set_grids(std::map<std::string, lora::LinearGrid> grids) {
@@ -134,7 +165,7 @@ void Decoder::fit_grids() {
 void Decoder::end_grid_step() {
   for (auto& [module, grid] : grids_) {
     if (grid.observer != nullptr) grid.observer->commit();
-    if (grid.held != nullptr) lora::check_held_grid(module, *grid.held);
+    if (grid.held != nullptr) lora::keep_in_range(module, *grid.held);
   }
 }
 

@@ -175,15 +175,15 @@ Tensor DecoderBlock::forward_cached(const Tensor& h, const PassLayout& layout,
                                     KvCache::Layer& cache, int64_t cached_tokens) const {
   const int64_t n = h.size(0), total = cached_tokens + n;
   const Tensor x = attention_input(h, layout);
-  Heads heads = heads_of(x, layout);
-  round_kv(heads.k, heads.v, layout.segment_starts, shape.attention.head_dim, layout.kv_rounding);
+  const Heads heads = heads_of(x, layout);
   const auto per_head = [&](const Tensor& t) {  // [kv heads, n, D]
     return t.reshape({n, shape.kv_heads, shape.attention.head_dim}).transpose(0, 1);
   };
   cache.keys.narrow(1, cached_tokens, n).copy_(per_head(heads.k));
   cache.values.narrow(1, cached_tokens, n).copy_(per_head(heads.v));
-  const Tensor mixed = cached_attention(heads.q, cache.keys.narrow(1, 0, total),
-                                        cache.values.narrow(1, 0, total), shape.attention);
+  Tensor keys = cache.keys.narrow(1, 0, total), values = cache.values.narrow(1, 0, total);
+  round_cached_kv(keys, values, cached_tokens, layout.kv_rounding);
+  const Tensor mixed = cached_attention(heads.q, keys, values, shape.attention);
   return mlp(add_attention(h, mixed, layout), layout);
 }
 

@@ -32,7 +32,8 @@ DiskPlan plan_disk(const PlanShape& shape, const DiskShape& disk) {
     plan.cache = frozen_matrix_bytes(shape, linears);
   }
   if (disk.saves) {
-    plan.checkpoint = plan.adapter + 4 * trained + optimizer_bytes(shape, linears);
+    plan.checkpoint =
+        plan.adapter + 4 * (trained + scale_parameters(shape)) + optimizer_bytes(shape, linears);
     const int64_t limit = disk.save_total_limit + 1 + (disk.keeps_best ? 1 : 0);
     if (disk.saved && disk.save_total_limit > 0) {
       plan.most_checkpoints = std::min(*disk.saved, limit);

@@ -26,6 +26,15 @@ Tensor round_range(const Tensor& x, int64_t dim) {
   return x.sub(low).div(scale).round().mul(scale).add(low);
 }
 
+/// Keys of the groups along `dim` that are complete, and were not yet after `before` tokens.
+void round_groups(const Tensor& keys, int64_t dim, int64_t before) {
+  const int64_t first = before / kKeyGroupTokens, end = keys.size(dim) / kKeyGroupTokens;
+  for (int64_t group = first; group < end; ++group) {
+    Tensor of_group = keys.narrow(dim, group * kKeyGroupTokens, kKeyGroupTokens);
+    of_group.copy_(round_range(of_group.to(torch::kFloat32), dim));
+  }
+}
+
 /// A rounding of f32 numbers whose gradient is that of no rounding.
 struct StraightThrough : torch::autograd::Function<StraightThrough> {
   static Tensor forward(AutogradContext*, const Tensor& x,
@@ -54,13 +63,27 @@ void round_kv(Tensor& k, Tensor& v, const std::vector<int32_t>& segments, int64_
   k = StraightThrough::apply(k, [&](const Tensor& x) {
     Tensor out = x.clone();
     for (size_t s = 0; s + 1 < segments.size(); ++s) {
-      const int64_t count = segments[s + 1] - segments[s];
-      if (count == 0) continue;
-      out.narrow(0, segments[s], count).copy_(round_range(x.narrow(0, segments[s], count), 0));
+      round_groups(out.narrow(0, segments[s], segments[s + 1] - segments[s]), 0, 0);
     }
     return out;
   });
   v = StraightThrough::apply(v, [&](const Tensor& x) { return by_head(x, round_range); });
+}
+
+void round_cached_kv(Tensor& keys, Tensor& values, int64_t cached, KvRounding rounding) {
+  if (rounding == KvRounding::kNone) return;
+  const int64_t added = keys.size(1) - cached;
+  const auto by_token = [&](Tensor& x, auto&& round) {
+    Tensor newest = x.narrow(1, cached, added);
+    newest.copy_(round(newest.to(torch::kFloat32), 2));
+  };
+  if (rounding == KvRounding::kInt8) {
+    by_token(keys, round_symmetric);
+    by_token(values, round_symmetric);
+    return;
+  }
+  round_groups(keys, 1, cached);
+  by_token(values, round_range);
 }
 
 }  // namespace qlora::model

@@ -45,6 +45,11 @@ struct Phase {
   }
 };
 
+/// An f32 scale and an 8-bit zero point of each group.
+int64_t held_grid_bytes(const PlanShape& shape) {
+  return 5 * std::accumulate(shape.held_groups.begin(), shape.held_groups.end(), int64_t{0});
+}
+
 Pieces pieces_of(const PlanShape& shape) {
   Pieces p;
   p.linears = planned_linears(shape);
@@ -52,9 +57,9 @@ Pieces pieces_of(const PlanShape& shape) {
     p.weights += l.rows * l.cols;
     p.largest = std::max(p.largest, l.rows * l.cols);
   }
-  p.base = frozen_matrix_bytes(shape, p.linears);
+  p.base = frozen_matrix_bytes(shape, p.linears) + held_grid_bytes(shape);
   p.embedding = embedding_bytes(shape);
-  p.masters = 4 * adapter_parameters(p.linears);
+  p.masters = 4 * (adapter_parameters(p.linears) + scale_parameters(shape));
   p.optimizer = optimizer_bytes(shape, p.linears);
   p.program = program_bytes(shape.device);
   p.tile = decode_tile_bytes(shape, p.linears);

@@ -30,7 +30,17 @@ Nf4Cache::Nf4Cache(const std::string& directory, const std::string& source_hash,
 
 std::optional<std::vector<quant::Nf4Tensor>> Nf4Cache::read(const std::vector<std::string>& names,
                                                             RunLog& log) const {
-  if (!enabled() || !fs::exists(file_)) return std::nullopt;
+  if (!enabled()) return std::nullopt;
+  std::error_code error;
+  if (!fs::exists(file_, error)) {
+    if (error) {
+      log.warn(
+          fmt::format("the quantized cache {} cannot be looked at ({}); set "
+                      "quantization.cache_dir to a folder that can be read, or leave it empty",
+                      file_.string(), error.message()));
+    }
+    return std::nullopt;
+  }
   try {
     const io::SafetensorsReader reader(file_);
     quant::TensorMap tensors;

@@ -1,6 +1,7 @@
 #include "model/plan_shape.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <string_view>
 
@@ -113,12 +114,19 @@ int64_t embedding_bytes(const PlanShape& shape) {
   return bytes;
 }
 
+int64_t scale_parameters(const PlanShape& shape) {
+  if (!shape.learns_scales) return 0;
+  return std::accumulate(shape.held_groups.begin(), shape.held_groups.end(), int64_t{0});
+}
+
 int64_t optimizer_bytes(const PlanShape& shape, const std::vector<PlannedLinear>& linears) {
   int64_t bytes = 0;
   for (const PlannedLinear& l : linears) {
     bytes +=
         state_bytes(l.rank * l.cols, shape.states) + state_bytes(l.rank * l.rows, shape.states);
   }
+  if (!shape.learns_scales) return bytes;
+  for (const int64_t groups : shape.held_groups) bytes += state_bytes(groups, shape.states);
   return bytes;
 }
 

@@ -31,10 +31,12 @@ struct PlanShape {
   bool load_in_4bit = true;
   quant::Nf4Options four_bit;
   lora::LoraOptions lora;
-  int64_t compute_bytes = 2;    // e, of a number of the compute type: 2 or 4
-  MicroBatch train;             // the largest of the run
-  MicroBatch evaluation;        // the same; no tokens: the run evaluates nothing
-  bool uneven_batches = false;  // micro-batches of the run differ in size
+  std::vector<int64_t> held_groups;  // of each matrix whose grid is kept between steps
+  bool learns_scales = false;        // one for each of these groups
+  int64_t compute_bytes = 2;         // e, of a number of the compute type: 2 or 4
+  MicroBatch train;                  // the largest of the run
+  MicroBatch evaluation;             // the same; no tokens: the run evaluates nothing
+  bool uneven_batches = false;       // micro-batches of the run differ in size
   bool gradient_checkpointing = false;
   bool activation_offloading = false;  // what checkpointing keeps waits in pinned host memory
   OptimizerStates states = OptimizerStates::k8bit;
@@ -59,6 +61,9 @@ int64_t base_parameters(const io::HfConfig& config);
 /// Trained parameters: the sum of R·(N + K).
 int64_t adapter_parameters(const std::vector<PlannedLinear>& linears);
 
+/// Scales that are trained beside them.
+int64_t scale_parameters(const PlanShape& shape);
+
 /// NF4 or FP4 as it is held: half a byte a weight; a scale for every G weights of 4 bytes, or of 1
 /// with 4 more for every 256 scales.
 ///   Source    Dettmers et al., QLoRA, arXiv:2305.14314, section 3 (0.127 bits at G = 64)
@@ -75,7 +80,7 @@ int64_t frozen_matrix_bytes(const PlanShape& shape, const std::vector<PlannedLin
 /// Embedding and, unless tied, head in the compute type; norms and biases in FP32.
 int64_t embedding_bytes(const PlanShape& shape);
 
-/// States of AdamW for A and B of every adapter.
+/// States of AdamW for A and B of every adapter, and for scales that are learned.
 ///   8 bits    2 bytes a number and 8 for every block of 256; tensors under 4,096 numbers 8 bytes a
 ///             number
 ///   32 bits   8 bytes a number

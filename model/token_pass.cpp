@@ -13,6 +13,19 @@ namespace {
 
 constexpr size_t kRowStep = 32;
 
+/// Repeats the first segments, and of the last one as much as there is room for.
+void append_beginning(TokenBatch& batch, size_t most_tokens) {
+  const std::vector<int32_t> starts = batch.segment_starts;
+  const std::vector<int32_t> tokens = batch.tokens;
+  for (size_t s = 0; s + 1 < starts.size() && batch.tokens.size() < most_tokens; ++s) {
+    const size_t length = starts[s + 1] - starts[s];
+    const size_t count = std::min(length, most_tokens - batch.tokens.size());
+    const auto begin = tokens.begin() + starts[s];
+    batch.tokens.insert(batch.tokens.end(), begin, begin + static_cast<ptrdiff_t>(count));
+    batch.segment_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
+  }
+}
+
 }  // namespace
 
 void check_segments(const TokenBatch& batch) {
@@ -31,9 +44,9 @@ void check_segments(const TokenBatch& batch) {
 TokenBatch rounded_up(TokenBatch batch) {
   const size_t missing = (kRowStep - batch.tokens.size() % kRowStep) % kRowStep;
   if (missing == 0) return batch;
-  batch.tokens.resize(batch.tokens.size() + missing, 0);
-  batch.targets.resize(batch.tokens.size(), kIgnoreTarget);
-  batch.segment_starts.push_back(static_cast<int32_t>(batch.tokens.size()));
+  const size_t whole = batch.tokens.size() + missing;
+  while (batch.tokens.size() < whole) append_beginning(batch, whole);
+  batch.targets.resize(whole, kIgnoreTarget);
   return batch;
 }
 

@@ -14,9 +14,10 @@ namespace qlora::model {
 ///        number of tokens
 void check_segments(const TokenBatch& batch);
 
-/// Appends a segment without targets, so that the number of tokens is a multiple of 32: the
-/// products' code is made for each new number of rows and kept. The added tokens are seen by nobody
-/// and their gradients are zero.
+/// Appends segments without targets, so that the number of tokens is a multiple of 32: the
+/// products' code is made for each new number of rows and kept. The added tokens are seen by no
+/// other and their gradients are zero. They repeat the batch's beginning, so that what observes
+/// activations sees none that the data do not give.
 TokenBatch rounded_up(TokenBatch batch);
 
 /// Rows of the embedding [V, C], times scale.  [T, C] f32

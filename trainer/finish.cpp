@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/error.h"
 #include "core/progress.h"
 #include "data/tokenizer.h"
 #include "io/atomic_file.h"
@@ -10,6 +11,7 @@
 #include "lora/peft_files.h"
 #include "trainer/loss_curve.h"
 #include "trainer/run_report.h"
+#include "trainer/step_stats.h"
 
 namespace qlora::trainer {
 namespace {
@@ -25,7 +27,11 @@ nlohmann::json evaluation_json(const std::optional<Evaluation>& evaluation) {
 
 void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts& facts) {
   if (facts.config.is_null()) return;
-  io::write_file_atomic(run_dir / "config.resolved.json", facts.config.dump(2) + "\n");
+  Json config = facts.config;
+  const TrainOptions defaults;
+  if (config.contains("resume")) config["resume"] = defaults.resume;
+  if (config.contains("overwrite")) config["overwrite"] = defaults.overwrite;
+  io::write_file_atomic(run_dir / "config.resolved.json", config.dump(2) + "\n");
 }
 
 void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
@@ -48,6 +54,15 @@ void write_final_files(const std::filesystem::path& run_dir, const model::Decode
   io::write_file_atomic(run_dir / "README.md",
                         run_readme(options, facts, result, model.trainable_parameter_count(),
                                    model.parameter_count()));
+}
+
+void check_trained(int64_t updates, const TrainResult& result) {
+  QLORA_CHECK(updates > 0, ValueError,
+              "[trainer] not one of {} steps was applied and kept ({} were skipped for a loss that "
+              "is not finite or a gradient norm that is not below {:g}, see {}), so no adapter is "
+              "written; lower learning_rate or lora.lora_alpha, or use compute_dtype bf16 or fp32",
+              result.steps, result.skipped_steps, kHighestNorm,
+              (result.run_dir / "log.jsonl").string());
 }
 
 nlohmann::json result_json(const TrainResult& result) {

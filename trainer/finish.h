@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -10,7 +11,8 @@
 
 namespace qlora::trainer {
 
-/// config.resolved.json, where the caller has handed a configuration over.
+/// config.resolved.json, where the caller has handed a configuration over. resume and overwrite
+/// stand in it as their defaults: who trains from this file has not asked for either.
 void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts& facts);
 
 /// The adapter in peft's form, the record of its base, the tokenizer's files, README.md and
@@ -18,6 +20,11 @@ void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts&
 void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
                        const TrainOptions& options, const RunFacts& facts,
                        const TrainResult& result);
+
+/// An adapter that no step has changed is no result.
+///   updates   applied ones of all sessions: Optimizer::updates()
+///   throws    ValueError where there is none
+void check_trained(int64_t updates, const TrainResult& result);
 
 /// For log.jsonl and --json.
 nlohmann::json result_json(const TrainResult& result);

@@ -2,6 +2,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "core/error.h"
 #include "io/atomic_file.h"
@@ -41,7 +42,8 @@ LossHistory read_loss_history(const std::filesystem::path& log_jsonl) {
 }
 
 void cut_log(const std::filesystem::path& log_jsonl, int64_t step) {
-  if (!std::filesystem::exists(log_jsonl)) return;
+  std::error_code error;
+  if (!std::filesystem::exists(log_jsonl, error)) return;
   std::ifstream file(log_jsonl);
   QLORA_CHECK(file.good(), IoError, "[trainer] cannot read {}", log_jsonl.string());
   std::string kept;

@@ -17,17 +17,20 @@ struct RunStart {
 };
 
 /// Decides how the run starts. Changes nothing on disk: callers ask before any heavy work.
-///   overwrite  allows an output_dir that is there
+///   overwrite  allows an output_dir that holds a run: log.jsonl, config.resolved.json or a
+///              complete checkpoint. What holds something else is refused
 ///   resume     "auto": the newest checkpoint that is complete, after a warning for each newer one
-///              that is not; where there is none the run starts from the beginning. A path: that
-///              checkpoint
-///   throws     ConfigError where output_dir is there and neither allows it, or both are set;
-///              FormatError where the named checkpoint is not complete; IoError where it is missing
+///              that is not; where there is none the run starts from the beginning; refuses what
+///              holds no run as overwrite does. A path: that checkpoint
+///   throws     ConfigError where output_dir is there and neither allows it, or both are set, or
+///              resume names a run's folder; FormatError where the named checkpoint is not
+///              complete; IoError where it is missing, or output_dir cannot be made or written
 RunStart check_run_directory(const TrainOptions& options, RunLog& log);
 
-/// Makes the run directory. With overwrite removes what an earlier run wrote, nothing else. What
-/// lies behind the step that the run goes on from (lines of the log, checkpoints) is removed: this
-/// run writes it anew.
+/// Makes the run directory. With overwrite removes what an earlier run wrote, nothing else: of
+/// TensorBoard's folder the event files, and the folder where it is then empty. What lies behind
+/// the step that the run goes on from (lines of the log, checkpoints) is removed: this run writes
+/// it anew.
 ///   step      of the checkpoint, 0 at the beginning
 void prepare_run_directory(const TrainOptions& options, const RunStart& start, int64_t step);
 

@@ -85,8 +85,11 @@ void RunRecorder::step(Progress& progress, const StepStats& stats, const StepClo
   tensorboard_step(progress, stats, per_second(stats.tokens, seconds));
 
   if (!stats.applied) {
-    both_.warn(fmt::format("[trainer] step {} is skipped: loss {}, gradient norm {}, loss scale {}",
-                           progress.step, stats.loss, stats.gradient_norm, stats.loss_scale));
+    both_.warn(
+        fmt::format("[trainer] step {} is skipped: loss {}, gradient norm {} (allowed: below "
+                    "{:g}), loss scale {}",
+                    progress.step, without_nan_sign(stats.loss),
+                    without_nan_sign(stats.gradient_norm), kHighestNorm, stats.loss_scale));
   } else {
     line_loss_ += stats.loss;
     ++line_steps_;
@@ -104,7 +107,7 @@ void RunRecorder::step(Progress& progress, const StepStats& stats, const StepClo
     line_loss_ = 0;
     line_steps_ = 0;
   }
-  user_.live(meter_.line(stats.loss, memory));
+  user_.live(meter_.line(without_nan_sign(stats.loss), memory));
 }
 
 void RunRecorder::tensorboard_step(const Progress& progress, const StepStats& stats,
@@ -142,9 +145,9 @@ bool RunRecorder::evaluation(Progress& progress, double loss, int64_t tokens, do
     const std::array scalars = {Scalar{"eval/loss", loss}, Scalar{"eval/perplexity", perplexity}};
     tensorboard_->add(progress.step, scalars);
   }
-  user_.notice(
-      fmt::format("evaluation after step {}: loss {:.4f}, perplexity {:.3f} ({} tokens, {})",
-                  progress.step, loss, perplexity, tokens, duration_text(seconds)));
+  user_.notice(fmt::format(
+      "evaluation after step {}: loss {:.4f}, perplexity {:.3f} ({} tokens, {})", progress.step,
+      without_nan_sign(loss), without_nan_sign(perplexity), tokens, duration_text(seconds)));
   return is_best;
 }
 

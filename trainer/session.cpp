@@ -11,6 +11,7 @@
 #include "eval/perplexity.h"
 #include "io/atomic_file.h"
 #include "trainer/finish.h"
+#include "trainer/resume_check.h"
 #include "trainer/schedule.h"
 
 namespace qlora::trainer {
@@ -37,13 +38,6 @@ void check_fit(const TrainingState& state, const data::ExampleSet* eval_set,
               "what checkpointing keeps is offloaded: set gradient_checkpointing to true");
 }
 
-/// What the run learns on is part of what it is.
-Json identity_options(const TrainOptions& options, const RunFacts& facts) {
-  Json json = write_fields(options);
-  if (!facts.qat.is_null()) json["qat"] = facts.qat;
-  return json;
-}
-
 /// Where a program has asked before, the warnings were given then.
 RunStart start_of(const TrainOptions& options) {
   NullLog silent;
@@ -59,8 +53,7 @@ Session::Session(const TrainingState& state, const data::ExampleSet& train_set,
       options_(options),
       facts_(facts),
       start_(start_of(options)),
-      identity_{.options = identity_options(options, facts),
-                .train_hash = hash_examples(train_set)},
+      identity_{.options = identity_json(options, facts), .train_hash = hash_examples(train_set)},
       total_steps_(trainer::total_steps(options, state.batches.steps_per_epoch())),
       user_log_(log) {
   check_fit(state, eval_set, options);
@@ -74,6 +67,7 @@ Session::Session(const TrainingState& state, const data::ExampleSet& train_set,
 Progress& Session::resume_or_start() {
   if (start_.checkpoint) {
     progress_ = load_checkpoint(*start_.checkpoint, state_, identity_, user_log_);
+    check_within_run(*start_.checkpoint, progress_.step, total_steps_);
     newest_ = {progress_.step, *start_.checkpoint};
     user_log_.notice(
         fmt::format("resumed from {} at step {}", start_.checkpoint->string(), progress_.step));
@@ -129,13 +123,17 @@ void Session::move_grids() {
   const int64_t since = progress_.step - schedule.start_step;
   if (since < 0) return;
   const bool is_due = schedule.refresh_steps > 0 && since % schedule.refresh_steps == 0;
-  if (!state_.model.is_rounding() || is_due) state_.model.fit_grids();
+  const bool begins = !state_.model.is_rounding();
+  if (begins || is_due) state_.model.fit_grids();
+  if (begins) state_.watchdog.forget_losses();
   state_.model.set_fake_quant(true);
 }
 
 void Session::watch(const StepStats& stats) {
   if (state_.watchdog.check(stats, newest_.has_value()) == Verdict::kGoOn) return;
   load_learnt_state(newest_->path, state_);
+  // A checkpoint from before rounding began holds no grids: they are those of its adapters.
+  if (state_.model.is_rounding() && !has_saved_grids(newest_->path)) state_.model.fit_grids();
   recorder_->event("rollback", {{"step", progress_.step}, {"to_step", newest_->step}});
   recorder_->log().warn(fmt::format(
       "[trainer] step {}: rolled back to the adapters of step {}; the data goes on from here",
@@ -197,6 +195,7 @@ TrainResult Session::finish() {
                                 {"stall_ms", paging->stall_ms}});
   }
   TrainResult finished = result();
+  check_trained(state_.optimizer.updates(), finished);
   if (options_.save.load_best_model_at_end) load_best(finished);
   write_final_files(start_.run_dir, state_.model, options_, facts_, finished);
   recorder_->event("finish", result_json(finished));

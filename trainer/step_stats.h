@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 namespace qlora::trainer {
 
@@ -14,11 +15,16 @@ struct StepStats {
   double loss = 0;           // mean negative log likelihood of the step's target tokens, nats
   double gradient_norm = 0;  // over all adapters, before clipping
   double loss_scale = 1;     // that the gradients were made with
-  bool applied = false;      // false: loss or gradient not finite, parameters unchanged
+  bool applied = false;      // false: is_finite() does not hold, parameters unchanged
   int64_t tokens = 0;
   int64_t target_tokens = 0;
 
   bool is_finite() const { return std::isfinite(loss) && gradient_norm < kHighestNorm; }
 };
+
+/// A NaN without its sign, which says nothing and is printed as "-nan"; other values as they are.
+inline double without_nan_sign(double value) {
+  return std::isnan(value) ? std::numeric_limits<double>::quiet_NaN() : value;
+}
 
 }  // namespace qlora::trainer

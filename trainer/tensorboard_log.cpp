@@ -100,7 +100,7 @@ TensorboardLog::TensorboardLog(const std::filesystem::path& folder, int64_t firs
   const auto seconds = static_cast<int64_t>(now_seconds());
   for (int number = 0; file_ < 0; ++number) {
     path_ = folder /
-            fmt::format("events.out.tfevents.{}.{}.{}.{}", seconds, host_name(), getpid(), number);
+            fmt::format("{}{}.{}.{}.{}", kEventFilePrefix, seconds, host_name(), getpid(), number);
     file_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     QLORA_CHECK(file_ >= 0 || errno == EEXIST, IoError, "[log] cannot make {}: {}", path_.string(),
                 std::strerror(errno));

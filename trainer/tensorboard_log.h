@@ -8,6 +8,9 @@
 
 namespace qlora::trainer {
 
+/// How the names of event files begin.
+inline constexpr const char* kEventFilePrefix = "events.out.tfevents.";
+
 struct Scalar {
   std::string_view tag;
   double value;

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "core/error.h"
 #include "core/signals.h"
 #include "data/batches.h"
 #include "trainer/checkpoint.h"
@@ -15,8 +16,12 @@ namespace qlora::trainer {
 
 int64_t total_steps(const TrainOptions& options, int64_t steps_per_epoch) {
   if (options.max_steps > 0) return options.max_steps;
-  return static_cast<int64_t>(
-      std::ceil(options.num_train_epochs * static_cast<double>(steps_per_epoch)));
+  const double steps = std::ceil(options.num_train_epochs * static_cast<double>(steps_per_epoch));
+  QLORA_CHECK(steps >= 0 && steps <= kMaxSteps, ConfigError,
+              "[trainer] num_train_epochs is {} and an epoch has {} steps, which makes {:g} steps, "
+              "allowed: up to {:g}; lower num_train_epochs or set max_steps",
+              options.num_train_epochs, steps_per_epoch, steps, kMaxSteps);
+  return static_cast<int64_t>(steps);
 }
 
 TrainResult train(model::Decoder& model, const data::ExampleSet& train_set,

@@ -20,7 +20,7 @@ struct TrainResult {
   int64_t total_steps = 0;    // asked for
   bool interrupted = false;   // by Ctrl-C or SIGTERM; a checkpoint is saved, stop_exit_code() says
                               // what to exit with
-  int64_t skipped_steps = 0;  // for a loss or gradient that was not finite
+  int64_t skipped_steps = 0;  // for a loss or gradient that was not finite, or too large
   double first_loss = 0;      // of this session's first and last applied step
   double last_loss = 0;
   std::optional<Evaluation> first_evaluation;
@@ -36,6 +36,7 @@ struct TrainResult {
 };
 
 /// Optimizer steps of a run: max_steps, else num_train_epochs rounded up to whole steps.
+///   throws    ConfigError where these are more than kMaxSteps
 int64_t total_steps(const TrainOptions& options, int64_t steps_per_epoch);
 
 /// Fine-tunes the adapters of a model.
@@ -46,7 +47,8 @@ int64_t total_steps(const TrainOptions& options, int64_t steps_per_epoch);
 ///   returns   after the last step, with the final adapter in output_dir; or, after a signal that
 ///             StopSignals noted, at the end of the step, with a checkpoint
 ///   throws    ConfigError, FormatError: options against each other, the directory or a checkpoint;
-///             ValueError: a run that went wrong (Watchdog); IoError: what is on disk stays usable
+///             ValueError: a run that went wrong (Watchdog, check_trained); IoError: what is on
+///             disk stays usable
 TrainResult train(model::Decoder& model, const data::ExampleSet& train_set,
                   const data::ExampleSet* eval_set, const TrainOptions& options,
                   const RunFacts& facts, RunLog& log);

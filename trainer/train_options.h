@@ -71,6 +71,9 @@ struct FakeQuantSchedule {
   int64_t refresh_steps = 0;  // 0: never
 };
 
+inline constexpr double kMaxEpochs = 1e6;
+inline constexpr double kMaxSteps = 1e15;  // a double counts so far without a gap
+
 /// Top-level keys of a configuration: how long, how fast, how often, and where to.
 struct TrainOptions {
   std::string output_dir = "runs/out";
@@ -175,8 +178,9 @@ void fields(V& v, WatchdogOptions& o) {
 template <class V>
 void fields(V& v, TrainOptions& o) {
   v("output_dir", o.output_dir, non_empty(), "the run directory; may not exist unless resumed");
-  v("num_train_epochs", o.num_train_epochs, positive(), "passes over the training set");
-  v("max_steps", o.max_steps, in_range(-1, 1e15),
+  v("num_train_epochs", o.num_train_epochs,
+    Constraint{.low = 0, .high = kMaxEpochs, .low_is_open = true}, "passes over the training set");
+  v("max_steps", o.max_steps, in_range(-1, kMaxSteps),
     "optimizer steps; above 0 it counts instead of num_train_epochs");
   v("seed", o.seed, any_value(), "of the order of examples, dropout, noise and new adapters");
   v.inline_section(o.batching);
@@ -203,7 +207,8 @@ void fields(V& v, TrainOptions& o) {
   v.section("watchdog", o.watchdog, "ends or rolls back a run that has gone wrong");
   v("resume", o.resume, any_value(),
     "auto: go on from the newest complete checkpoint of output_dir; or a checkpoint's folder");
-  v("overwrite", o.overwrite, any_value(), "delete an output_dir that exists, then start");
+  v("overwrite", o.overwrite, any_value(),
+    "delete what an earlier run wrote into output_dir, then start; what holds no run is refused");
   v("report_to", o.report_to, one_of({"tensorboard", "none"}),
     "beside log.jsonl: TensorBoard event files under output_dir/runs");
   v("report", o.report, any_value(), "write README.md and loss.svg at the end");

@@ -19,9 +19,11 @@ std::string Watchdog::skipped(const StepStats& stats) {
   ++state_.skipped_steps;
   if (++state_.skipped_in_row < options_.max_skipped_steps) return "";
   return fmt::format(
-      "{} steps in a row gave a loss or gradient that is not finite (the last loss is {}, "
-      "watchdog.max_skipped_steps is {}); lower learning_rate, or use compute_dtype bf16 or fp32",
-      state_.skipped_in_row, stats.loss, options_.max_skipped_steps);
+      "{} steps in a row were skipped (watchdog.max_skipped_steps is {}): the last has loss {} and "
+      "gradient norm {}, allowed: a finite loss and a norm below {:g}; lower learning_rate or "
+      "lora.lora_alpha, or use compute_dtype bf16 or fp32",
+      state_.skipped_in_row, options_.max_skipped_steps, without_nan_sign(stats.loss),
+      without_nan_sign(stats.gradient_norm), kHighestNorm);
 }
 
 std::string Watchdog::applied(const StepStats& stats) {

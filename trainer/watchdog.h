@@ -27,6 +27,12 @@ class Watchdog {
 
   int64_t skipped_steps() const { return state_.skipped_steps; }
 
+  /// What the losses were says nothing of what they will be, e.g. where rounding begins.
+  void forget_losses() {
+    state_.losses.clear();
+    state_.spikes_in_row = 0;
+  }
+
   struct State {
     int64_t skipped_steps = 0;   // in the whole run
     int64_t skipped_in_row = 0;  //

@@ -68,12 +68,21 @@ TEST_F(BadInput, MissingConfigFile) {
 
 TEST_F(BadInput, MissingModel) {
   config_["model_name_or_path"] = path("no-model");
-  expect_train_refused({"no-model"});
+  expect_train_refused({"no-model", "does not exist", "nothing is downloaded"});
+  config_["model_name_or_path"] = "meta-llama/Llama-2-7b";
+  expect_train_refused({"meta-llama/Llama-2-7b", "Hugging Face folder"});
+  config_["model_name_or_path"] = std::string(300, 'x');
+  expect_train_refused({"File name too long"});
+}
+
+TEST_F(BadInput, WeightsThatTheConfigHasNoPlaceFor) {
+  edit_model_config("num_hidden_layers", 1);
+  expect_train_refused({"no place for 9 of", "model.layers.1."});
 }
 
 TEST_F(BadInput, MissingDataFile) {
   config_["data"]["dataset_name"] = path("no-rows.jsonl");
-  expect_train_refused({"no-rows.jsonl"});
+  expect_train_refused({"no-rows.jsonl", "does not exist"});
 }
 
 TEST_F(BadInput, MissingEvaluationFile) {
@@ -207,6 +216,26 @@ TEST_F(BadInput, PerplexityInputsThatDoNotFit) {
   expect_perplexity_refused({"seq-len"}, {"--text", path("train.jsonl"), "--seq-len", "1"});
   expect_perplexity_refused({"missing.txt"}, {"--text", path("missing.txt")});
   expect_perplexity_refused({"--tokens"}, {"--tokens", "a:b", "--per-text"});
+  for (const std::vector<std::string>& given : {std::vector<std::string>{"--limit", "5"},
+                                                {"--max-length", "5"},
+                                                {"--template", "foo"},
+                                                {"--loss-on", "all"}}) {
+    expect_perplexity_refused(
+        {given[0] + " is not read here", "one stream in windows", "goes with"},
+        {"--text", path("train.jsonl"), given[0], given[1]});
+  }
+  for (const char* name : {"--seq-len", "--stride"}) {
+    expect_perplexity_refused({std::string(name) + " is not read here", "each text on its own"},
+                              {"--text", path("train.jsonl"), "--per-text", name, "64"});
+    expect_perplexity_refused({name, "rows of ids"}, {"--tokens", "a:b", name, "64"});
+    expect_perplexity_refused({name, "as training does"},
+                              {"--dataset-name", path("train.jsonl"), name, "64"});
+  }
+  write_text(folder_ / "rows.jsonl", "{\"text\": \"first row\"}\n");
+  expect_perplexity_refused({"--loss-on", "one stream"},
+                            {"--dataset-name", path("rows.jsonl"), "--loss-on", "all"});
+  expect_perplexity_refused({"--max-length", "one stream"},
+                            {"--dataset-name", path("rows.jsonl"), "--max-length", "9"});
   expect_perplexity_refused({"compute_dtype", "fp99"},
                             {"--text", path("train.jsonl"), "--compute-dtype", "fp99"});
   expect_perplexity_refused({"threads"}, {"--text", path("train.jsonl"), "--threads", "-1"});

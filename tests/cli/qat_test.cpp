@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "tests/cli/fixture.h"
+#include "tests/support/errors.h"
 
 namespace qlora::testing {
 namespace {
@@ -105,10 +106,35 @@ TEST_F(QatProgram, AnExportOfTheRunWritesTheTrainedGridAndSaysWhereItDoesNot) {
   ASSERT_EQ(other.exit_code, 0) << other.err;
   EXPECT_NE(other.err.find("another grid, rounded anew"), std::string::npos) << other.err;
   EXPECT_EQ(other.out.find("trained on this grid"), std::string::npos);
+  // The run's grid in other words is the run's grid.
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"--bits", "4"},
+                                                {"--symmetric", "false"},
+                                                {"--group-size", "32"}}) {
+    std::vector<std::string> arguments = {"export", "--run",        path("out"),
+                                          "--json", "--output-dir", path("again-" + words[0])};
+    arguments.insert(arguments.end(), words.begin(), words.end());
+    const ProgramResult again = qlora(arguments);
+    ASSERT_EQ(again.exit_code, 0) << again.err;
+    EXPECT_SAYS(again.out, "trained on this grid");
+    EXPECT_EQ(read_text(folder_ / ("again-" + words[0]) / "model.safetensors"),
+              read_text(folder_ / "out-qat-4bit/model.safetensors"));
+  }
+  const ProgramResult elsewhere =
+      qlora({"export", "--run", path("out"), "--set", "quantization.bnb_4bit_quant_type=fp4",
+             "--output-dir", path("fp4"), "--json"});
+  ASSERT_EQ(elsewhere.exit_code, 0) << elsewhere.err;
+  EXPECT_SAYS(elsewhere.err, "rounded anew over another base");
+  EXPECT_EQ(elsewhere.out.find("trained on this grid"), std::string::npos);
   // One checkpoint's adapter on the run's grid.
   const ProgramResult early = qlora({"export", "--run", path("out"), "--adapter",
                                      path("out/checkpoint-4"), "--output-dir", path("early")});
   EXPECT_EQ(early.exit_code, 0) << early.err;
+  const ProgramResult alone = qlora(
+      {"export", "--adapter", path("out/checkpoint-4"), "--output-dir", path("alone"), "--json"});
+  ASSERT_EQ(alone.exit_code, 0) << alone.err;
+  EXPECT_SAYS(alone.out, "trained on this grid");
+  EXPECT_EQ(read_text(folder_ / "alone/model.safetensors"),
+            read_text(folder_ / "early/model.safetensors"));
 }
 
 TEST_F(QatProgram, MergesIntoTheBaseThatTheRunTrainedOn) {
@@ -177,6 +203,19 @@ TEST_F(QatProgram, AGptqSolutionGivesTheGrid) {
   config_.erase("export");
   write_config();
   expect_refused(train({"--output-dir", path("never")}), {"grid_from", "has 4 bits", "needs 3"});
+  config_["qat"].erase("bits");
+  config_["qat"].erase("symmetric");  // of the layout: symmetric
+  write_config();
+  expect_refused(train({"--output-dir", path("never")}),
+                 {"grid_from", "zero points from", "symmetric, where all are 8"});
+  // A run that is over holds the numbers of its grid.
+  fs::remove_all(folder_ / "solved");
+  measured({"--adapter", path("run-from-gptq")});
+  const ProgramResult again =
+      qlora({"export", "--run", path("run-from-gptq"), "--output-dir", path("again")});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(read_text(folder_ / "again/model.safetensors"),
+            read_text(folder_ / "from-gptq/model.safetensors"));
 }
 
 TEST_F(QatProgram, AwqScalesAreFoldedIntoACopyOfTheBase) {
@@ -200,6 +239,14 @@ TEST_F(QatProgram, AwqScalesAreFoldedIntoACopyOfTheBase) {
   const ProgramResult resumed = train({"--output-dir", path("run-awq-scaled"), "--resume", "auto"});
   ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_EQ(losses(path("run-awq-scaled")), whole);
+  // What is left of a run is no copy for another one.
+  fs::remove_all(folder_ / "run-awq-scaled");
+  const auto resumes_with = [&](const std::string& setting) {
+    return train({"--output-dir", path("run-awq-scaled"), "--resume", "auto", "--set", setting});
+  };
+  expect_refused(resumes_with("qat.group_size=64"), {"run-awq-scaled-awq-base", "made of other"});
+  expect_refused(resumes_with("export.calibration_samples=3"), {"made of other", "move it away"});
+  EXPECT_EQ(resumes_with("learning_rate=1e-4").exit_code, 0);
 }
 
 TEST_F(QatProgram, ARunStartsFromTheCodesOfAnExport) {
@@ -256,6 +303,37 @@ TEST_F(QatProgram, ScaledWeightsAreSolvedAndStartedFromInOneRun) {
       train({"--output-dir", path("run-solved-here"), "--resume", "auto"});
   ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_EQ(losses(path("run-solved-here")), whole);
+  fs::remove_all(folder_ / "run-solved-here-start-codes");  // needed to begin, not to go on
+  fs::remove_all(folder_ / "run-solved-here/checkpoint-12");
+  const ProgramResult without =
+      train({"--output-dir", path("run-solved-here"), "--resume", "auto"});
+  ASSERT_EQ(without.exit_code, 0) << without.err;
+  EXPECT_EQ(losses(path("run-solved-here")), whole);
+}
+
+TEST_F(QatProgram, ThePlanCountsLearnedScales) {
+  config_["qat"]["scales"] = "learned";
+  write_config();
+  const ProgramResult plan = train({"--dry-run", "--json"});
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  ASSERT_EQ(train().exit_code, 0);
+  EXPECT_EQ(nlohmann::json::parse(plan.out).at("trainable_parameters"),
+            log_records(path("out"), "start").front().at("trainable_parameters"));
+}
+
+TEST_F(QatProgram, ASectionWithoutASchemeIsTold) {
+  config_["qat"] = {{"bits", 3}};
+  write_config();
+  const ProgramResult plan = train({"--dry-run"});
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  EXPECT_SAYS(plan.err, "section qat has settings, but its scheme is none");
+}
+
+TEST_F(QatProgram, AScaleThatFp16DoesNotHoldIsToldWithItsLayer) {
+  write_tiny_checkpoint(folder_ / "large", {.weight_scale = 1e6});
+  config_["model_name_or_path"] = path("large");
+  write_config();
+  expect_refused(train(), {"[qat] model.layers.0.", "not finite in the grid's type"});
 }
 
 TEST_F(QatProgram, GenerateAnswersWithTheGrid) {
@@ -310,11 +388,17 @@ TEST_F(QatProgram, WhatNoFormatHoldsIsRefusedBeforeTraining) {
       {{{"scheme", "int4-awq"}, {"skip_modules", {"nothing"}}}, {"nothing", "skip_modules"}},
       {{{"scheme", "int4-awq"}, {"scales", "learned"}, {"refresh_steps", 2}},
        {"refresh_steps is 2", "learned"}},
-      {{{"scheme", "int4-gptq"}, {"grid_from", path("nowhere")}}, {"nowhere"}}};
+      {{{"scheme", "int4-awq"}, {"skip_modules", {".*"}}}, {"leaves no linear", "to round"}},
+      {{{"scheme", "int4-gptq"}, {"grid_from", path("nowhere")}},
+       {"grid_from is", "nowhere", "no folder here"}}};
   for (const auto& [section, words] : refused) {
     config_["qat"] = section;
     expect_train_refused(words);
   }
+  config_["quantization"] = {{"load_in_4bit", false}};
+  config_["qat"] = {
+      {"scheme", "int4-gptq"}, {"merge_base", "original"}, {"start_from", path("nowhere")}};
+  expect_train_refused({"start_from is", "nowhere", "no folder here"});
 }
 
 TEST_F(QatProgram, WhatTheRestOfTheConfigurationForbidsIsRefused) {
@@ -333,6 +417,8 @@ TEST_F(QatProgram, WhatTheRestOfTheConfigurationForbidsIsRefused) {
   config_["qat"] = {{"scheme", "export"}};
   config_["export"] = {{"quantization_type", "rtn"}, {"format", "gguf"}};
   expect_train_refused({"scheme is export", "gguf"});
+  config_["export"] = {{"quantization_type", "gptq"}, {"group_size", 32}, {"desc_act", true}};
+  expect_train_refused({"export.desc_act is true", "leave it out"});
 }
 
 TEST_F(QatProgram, ABaseThatIsQuantizedAlreadyIsRefused) {

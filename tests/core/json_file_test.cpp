@@ -29,12 +29,13 @@ TEST(ParseJson, ErrorsNameLineAndColumn) {
   EXPECT_EQ(refusal("{\n  \"a\": 1,\n  \"b\" 2\n}"),
             "[json] not JSON near \"2\" at line 3, column 7 (a.json, at /b)");
   const std::pair<const char*, const char*> cases[] = {
-      {"", "line 1, column 1"},
+      {"", "a.json is empty"},
+      {" \n", "a.json is empty"},
       {"{\"a\": NaN}", "line 1"},
       {"{\"a\": Infinity}", "line 1"},
       {"[1, 2,]", "line 1, column 7"},
       {"{\"a\": 1} x", "line 1, column 10"},
-      {"{\"a\": 1", "line 1, column 7"},
+      {"{\"a\": 1", "the text ends too early, at line 1, column 7"},
       {"'a'", "line 1, column 1"},
       {"\"\xff\"", "line 1"},
       {"/* open", "line 1"},
@@ -75,7 +76,10 @@ TEST(ReadJsonFile, ReadsAndRefuses) {
   const auto path = folder.put("good.json", "{\"a\": 1} // end");
   EXPECT_EQ(read_json_file(path)["a"], 1);
   EXPECT_THROW(read_json_file(path, {.max_bytes = 3}), FormatError);
-  EXPECT_THROW(read_json_file(folder / "missing.json"), IoError);
+  EXPECT_ERROR(IoError, read_json_file(folder / "missing.json"), "no such file");
+  EXPECT_ERROR(IoError, read_json_file(folder / std::string(300, 'x')), "File name too long");
+  std::filesystem::create_symlink(folder / "loop", folder / "loop");
+  EXPECT_ERROR(IoError, read_json_file(folder / "loop"), "Too many levels of symbolic links");
   EXPECT_THROW(read_json_file(folder.path()), IoError);
 }
 

@@ -133,6 +133,20 @@ TEST_F(ChatTemplateTest, ExamplesSpellTheirOwnEndAndBeginning) {
   EXPECT_TRUE(renderer.is_chat());
 }
 
+TEST_F(ChatTemplateTest, AnotherRoleCountsWhereTheTemplateRendersIt) {
+  const Record record{.messages = {{"developer", "D"}, {"user", "Q"}, {"assistant", "A"}},
+                      .line = 3};
+  EXPECT_NO_THROW(built(kMarked, record, LossOn::kResponse));
+  constexpr const char* kFussy =
+      "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}{{ m.role }}: "
+      "{{ m.content }}\n{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}assistant: {% endif %}";
+  for (const LossOn loss_on : {LossOn::kResponse, LossOn::kAll}) {
+    EXPECT_ERROR(ValueError, built(kFussy, record, loss_on),
+                 "[data] line 3: a message has the role 'developer', allowed system, user");
+  }
+}
+
 TEST_F(ChatTemplateTest, OtherFormsBecomeAConversation) {
   const ExampleOptions all{.prompt_template = PromptTemplate::kChat, .chat = options(kTurns)};
   const RowRenderer renderer(RowForm::kAlpaca, all, *tokenizer_);

@@ -104,7 +104,7 @@ TEST_F(DatasetTest, NamesTheLineOfARowWithoutItsFields) {
   EXPECT_ERROR(FormatError, load("a.jsonl", "{\"text\": 5}"),
                "a.jsonl:1: the field 'text' is number, expected a text");
   EXPECT_ERROR(FormatError, load("a.jsonl", "{\"text\": null}", {.form = RowForm::kText}),
-               "lacks the field");
+               "a.jsonl:1: the field 'text' is null, expected a text");
   EXPECT_ERROR(FormatError,
                load("a.jsonl", "{\"instruction\": \"x\", \"input\": 1, \"output\": \"y\"}"),
                "'input' is number");
@@ -113,10 +113,14 @@ TEST_F(DatasetTest, NamesTheLineOfARowWithoutItsFields) {
   EXPECT_ERROR(FormatError, load("a.jsonl", "{\"messages\": [1]}"), "a message is number");
   EXPECT_ERROR(FormatError, load("a.jsonl", "{\"messages\": [{\"role\": \"user\"}]}"),
                "lacks the field 'content'");
+  EXPECT_ERROR(FormatError,
+               load("a.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": null}]}"),
+               "a.jsonl:1: a message of the role 'user' has a content that is null");
 }
 
 TEST_F(DatasetTest, RefusesWhatIsNotData) {
-  EXPECT_ERROR(IoError, load_dataset(folder_ / "absent.jsonl"), "absent.jsonl");
+  EXPECT_ERROR(IoError, load_dataset(folder_ / "absent.jsonl"), "absent.jsonl does not exist");
+  EXPECT_ERROR(IoError, load_dataset("tatsu-lab/alpaca"), "nothing is downloaded");
   EXPECT_ERROR(FormatError, load("a.parquet", "PAR1"), "known are .jsonl, .json and .csv");
   EXPECT_ERROR(ValueError, load("a.jsonl", ""), "has no rows");
   EXPECT_ERROR(ValueError, load("a.json", " [ ] "), "has no rows");

@@ -105,6 +105,37 @@ TEST(BuildExample, ChatmlEndsEveryAnswerWithEosOnce) {
   EXPECT_EQ(built(chat, RowForm::kMessages, {}, *other).tokens.back(), *other->special().eos);
 }
 
+TEST(BuildExample, NoEndIsTaughtBehindTheUsersTurn) {
+  for (const char* name : {"smollm", "gpt2"}) {  // eos closes ChatML's turns, or is another token
+    const auto tokenizer = fixture_tokenizer(name);
+    const Record asked{.messages = {{"user", "hello"}}};
+    EXPECT_EQ(built(asked, RowForm::kMessages, {}, *tokenizer).target_tokens(), 0) << name;
+    const Record open{.messages = {{"user", "Q"}, {"assistant", "A"}, {"user", "R"}}};
+    Ids expected = tokenizer->encode("A<|im_end|>");
+    EXPECT_EQ(learnt(built(open, RowForm::kMessages, {}, *tokenizer)), expected) << name;
+    // As plain text, the end of the text is learnt as before.
+    const auto options = ExampleOptions{.loss_on = LossOn::kAll};
+    EXPECT_GT(built(asked, RowForm::kMessages, options, *tokenizer).target_tokens(), 0) << name;
+  }
+  const auto tokenizer = fixture_tokenizer("gpt2");
+  const Dataset set =
+      set_of({{.messages = {{"user", "hello"}}}, {.messages = {{"user", "Q"}, {"assistant", "A"}}}},
+             RowForm::kMessages);
+  const ExampleSet examples = build_examples(set, {}, *tokenizer);
+  EXPECT_EQ(examples.size(), 1);
+  EXPECT_EQ(examples.counts.dropped_no_target, 1);
+}
+
+TEST(BuildExample, ARoleThatNobodyKnowsIsRefusedWithFileAndLine) {
+  const auto tokenizer = fixture_tokenizer("smollm");
+  const Dataset set = set_of({{.messages = {{"user", "Q"}, {"assistant", "A"}}},
+                              {.messages = {{"usr", "Q"}, {"assistant", "A"}}}},
+                             RowForm::kMessages);
+  const std::string message = testing::message_of<ValueError>(
+      [&] { build_examples(set, {.prompt_template = PromptTemplate::kChatml}, *tokenizer); });
+  EXPECT_SAYS(message, "[data] set.jsonl:2: a message has the role 'usr'");
+}
+
 TEST(BuildExample, BosComesFirstAndOnlyOnce) {
   const auto tokenizer = fixture_tokenizer("llama3");
   const int32_t bos = *tokenizer->special().bos;
@@ -186,7 +217,8 @@ TEST(BuildExamples, TheThreadCountChangesNothing) {
   set_thread_count(4);
   const ExampleSet four = build_examples(set, {}, *tokenizer);
   rows[40].text = rows[400].text = "<|begin_of_text|>";
-  EXPECT_ERROR(ValueError, build_examples(set_of(rows, RowForm::kText), {}, *tokenizer), "line 41");
+  EXPECT_ERROR(ValueError, build_examples(set_of(rows, RowForm::kText), {}, *tokenizer),
+               "[data] set.jsonl:41: the text begins with");
   set_thread_count(before);
   ASSERT_EQ(one.size(), four.size());
   for (int64_t i = 0; i < one.size(); ++i) {

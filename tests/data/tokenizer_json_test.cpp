@@ -53,6 +53,13 @@ TEST(TokenizerJson, ReadsMergesAsTextsAndAsPairs) {
       (Ids{7}));
 }
 
+TEST(TokenizerJson, BpeNeedsMergesEvenIfThereAreNone) {
+  expect_refused([](json& t) { t["model"].erase("merges"); }, "has no list 'merges'");
+  expect_refused([](json& t) { t["model"]["merges"] = nullptr; }, "has no list 'merges'");
+  EXPECT_EQ(changed([](json& t) { t["model"]["merges"] = json::array(); })->encode("ab"),
+            (Ids{0, 1}));
+}
+
 TEST(TokenizerJson, WritesWhatItReads) {
   for (const char* name : {"gpt2", "llama3", "llama2", "metaspace", "qwen2"}) {
     const auto path = fixture("tokenizers") / name / "tokenizer.json";

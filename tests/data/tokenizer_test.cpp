@@ -178,6 +178,10 @@ TEST(Tokenizer, ManyThreadsAtOnce) {
 TEST(LoadTokenizer, SaysWhatIsMissingOrUnknown) {
   const TemporaryFolder folder;
   EXPECT_ERROR(IoError, load_tokenizer(folder / "absent"), "does not exist");
+  EXPECT_ERROR(IoError, load_tokenizer("meta-llama/Llama-2-7b"), "nothing is downloaded");
+  EXPECT_ERROR(IoError, load_tokenizer(std::string(300, 'x')), "File name too long");
+  std::filesystem::create_directory_symlink(folder / "loop", folder / "loop");
+  EXPECT_ERROR(IoError, load_tokenizer(folder / "loop"), "Too many levels of symbolic links");
   EXPECT_ERROR(IoError, load_tokenizer(folder.path()),
                "expected tokenizer.json or tokenizer.model");
   EXPECT_ERROR(FormatError, load_tokenizer(folder.put("vocab.txt", "a")), "is of an unknown kind");

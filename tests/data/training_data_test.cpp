@@ -131,6 +131,17 @@ TEST_F(LoadTrainingData, WarnsOfRowsThatWereCutOrLeftOut) {
       << notes_.said;
 }
 
+TEST_F(LoadTrainingData, CountsWhatIsLongerThanTheModelsPositions) {
+  const ExampleSet set = load().train;
+  int64_t longest = 0;
+  for (const Example& e : set.examples) longest = std::max<int64_t>(longest, e.tokens.size());
+  EXPECT_FALSE(position_warning(set, "training", longest));
+  const auto some = position_warning(set, "training", longest - 1);
+  ASSERT_TRUE(some);
+  EXPECT_SAYS(*some, fmt::format("longer than the {} positions", longest - 1));
+  EXPECT_SAYS(*position_warning(set, "training", 1), "training: 20 of 20 examples are longer");
+}
+
 TEST_F(LoadTrainingData, EveryIdNeedsAnEmbedding) {
   const ExampleSet set = load().train;
   int32_t largest = 0;

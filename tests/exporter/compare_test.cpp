@@ -8,6 +8,7 @@
 #include "exporter/gguf_export.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
+#include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
@@ -20,6 +21,14 @@ using testing::write_text;
 
 uint64_t bytes_of(const ModelSizes& sizes, TensorKind kind) {
   return sizes.kinds[static_cast<size_t>(kind)].bytes;
+}
+
+TEST(ModelSizes, PathsThatCannotBeLookedAtAreNamed) {
+  const TemporaryFolder folder;
+  EXPECT_ERROR(IoError, model_sizes(folder / "none"), "none does not exist");
+  EXPECT_ERROR(IoError, model_sizes(folder / std::string(300, 'x')), "File name too long");
+  fs::create_directory_symlink(folder / "loop", folder / "loop");
+  EXPECT_ERROR(IoError, model_sizes(folder / "loop"), "Too many levels of symbolic links");
 }
 
 TEST(TensorKind, KnowsBothSpellings) {

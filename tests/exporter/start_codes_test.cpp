@@ -38,7 +38,7 @@ class StartFromCodes : public ExportModel {
     return options;
   }
   void move(const ExportSource& source, const QatOptions& qat) {
-    move_base(source, out().string(), of_run(qat), folder_ / "start", log_);
+    move_base(source, out().string(), of_run(qat), folder_ / "start", IfMade::kReplace, log_);
   }
 };
 

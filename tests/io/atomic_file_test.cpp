@@ -201,5 +201,23 @@ TEST(ReadFile, HasALimitAndSaysWhatIsWrong) {
   EXPECT_MESSAGE(IoError, read_file(folder.path()), "cannot be read: Is a directory");
 }
 
+TEST(Paths, WhatIsThereAndWhatCannotBeLookedAt) {
+  const TemporaryFolder folder;
+  folder.put("b", "x");
+  folder.put("a", "x");
+  EXPECT_TRUE(is_present(folder / "a"));
+  EXPECT_FALSE(is_present(folder / "c"));
+  EXPECT_FALSE(is_present(folder / "a/c"));  // below a file
+  EXPECT_EQ(entries_of(folder.path()),
+            (std::vector<std::filesystem::path>{folder / "a", folder / "b"}));
+  EXPECT_TRUE(entries_of(folder / "c").empty());
+  const auto loop = folder / "loop";
+  std::filesystem::create_symlink(loop, loop);
+  EXPECT_MESSAGE(IoError, is_present(loop), "loop: cannot be looked at: Too many levels");
+  EXPECT_MESSAGE(IoError, entries_of(loop), "cannot be looked at");
+  EXPECT_MESSAGE(IoError, is_present(folder / std::string(300, 'x')), "File name too long");
+  EXPECT_MESSAGE(IoError, entries_of(folder / "a"), "a: cannot be read: Not a directory");
+}
+
 }  // namespace
 }  // namespace qlora::io

@@ -36,6 +36,25 @@ TEST(BaseRecord, TellsFilesApart) {
   EXPECT_NE(read_base_record(run.path())->sha256, folder->sha256);
 }
 
+TEST(BaseRecord, SaysThatTheBaseIsAnother) {
+  const testing::TemporaryFolder run;
+  const Checkpoint folder(fixture("gguf/tiny_llama")), file(fixture("gguf/tiny_llama.gguf"));
+  EXPECT_FALSE(base_difference(run.path(), folder));  // no record
+  write_base_record(run.path(), folder.path().string());
+  EXPECT_FALSE(base_difference(run.path(), folder));
+  const auto difference = base_difference(run.path(), file);
+  ASSERT_TRUE(difference);
+  EXPECT_SAYS(*difference, "was trained on " + folder.path().string() + " with other weights than");
+  EXPECT_SAYS(*difference, "here " + file.source_hash().substr(0, 12));
+}
+
+TEST(BaseRecord, AFolderThatCannotBeLookedAtIsAnError) {
+  const testing::TemporaryFolder run;
+  EXPECT_ERROR(IoError, read_base_record(run.path() / std::string(300, 'x')), "too long");
+  fs::create_directory_symlink(run.path() / "loop", run.path() / "loop");
+  EXPECT_ERROR(IoError, read_base_record(run.path() / "loop"), "symbolic links");
+}
+
 TEST(BaseRecord, RefusesWhatIsNone) {
   const testing::TemporaryFolder run;
   for (const char* text : {"[]", "{}", R"({"path": "m", "sha256": 5})"}) {

@@ -161,6 +161,33 @@ TEST_F(Folder, MissingAndForeignTensors) {
                  "tensor 'model.norm.weight' has type I16, weights are of a float type");
 }
 
+TEST_F(Folder, WeightsThatTheConfigHasNoPlaceForAreRefused) {
+  change_config({{"num_hidden_layers", 1}});
+  EXPECT_REFUSED(FormatError, "the config has no place for 13 of 29 tensors");
+  EXPECT_REFUSED(FormatError, "the first is 'model.layers.1.input_layernorm.weight'");
+  change_config({{"num_hidden_layers", 2}, {"attention_bias", false}});
+  EXPECT_REFUSED(FormatError,
+                 "8 of 29 tensors, the first is 'model.layers.0.self_attn.k_proj.bias'");
+  change_config({{"attention_bias", true}});
+  EXPECT_NO_THROW(Checkpoint{model_});
+  for (const char* name :
+       {"model.layers.0.mlp.up_proj.bias", "foo.bar", "vision_tower.patch_embedding.weight",
+        "model.layers.0.mlp.up_proj.g_idx", "model.layers.0.self_attn.k_scale"}) {
+    rewrite([&](auto& tensors) { tensors.push_back({name, DType::kF32, {0}, {}}); });
+    EXPECT_REFUSED(FormatError, "no place for 1 of 30 tensors, the first is '" + std::string(name));
+  }
+}
+
+TEST_F(Folder, BuffersOfOlderVersionsAreLeftAlone) {
+  rewrite([](auto& tensors) {
+    for (const char* name : {"model.layers.0.self_attn.rotary_emb.inv_freq",
+                             "model.layers.1.attention.masked_bias", "model.position_ids"}) {
+      tensors.push_back({name, DType::kF32, {0}, {}});
+    }
+  });
+  EXPECT_NO_THROW(Checkpoint{model_});
+}
+
 TEST_F(Folder, TiedEmbeddingsNeedNoHead) {
   change_config({{"tie_word_embeddings", true}});
   EXPECT_FALSE(Checkpoint(model_).has("lm_head.weight"));
@@ -194,9 +221,11 @@ TEST_F(Folder, EveryByteCountsInTheHash) {
 }
 
 TEST_F(Folder, PathsThatAreNoModel) {
-  EXPECT_MESSAGE(IoError, Checkpoint(folder_ / "none"), "none: cannot be opened: No such file");
-  EXPECT_MESSAGE(FormatError, Checkpoint(folder_ / "model.safetensors"),
-                 "give the folder that holds both");
+  EXPECT_MESSAGE(IoError, Checkpoint(folder_ / "none"), "none does not exist");
+  EXPECT_MESSAGE(IoError, Checkpoint("meta-llama/Llama-2-7b"), "nothing is downloaded; give the");
+  EXPECT_MESSAGE(IoError, Checkpoint(std::string(300, 'x')), "File name too long");
+  const fs::path weights = folder_.put("model.safetensors", "");
+  EXPECT_MESSAGE(FormatError, Checkpoint{weights}, "give the folder that holds both");
   const TemporaryFolder empty;
   EXPECT_MESSAGE(IoError, Checkpoint(empty.path()), "holds no config.json and 0 GGUF files");
   fs::copy(kGguf, empty / "a.gguf");

@@ -211,6 +211,13 @@ TEST_F(GgufFile, TensorsAreChecked) {
                      .tensor_at("b", {8}, 0, 0)
                      .build(),
                  "overlap");
+  // A type that takes fewer bytes than the file holds for the tensor.
+  EXPECT_REFUSED(GgufBuilder()
+                     .tensor_at("a", {16}, 1, 0, std::string(64, '\0'))
+                     .tensor_at("b", {8}, 0, 64, std::string(32, '\0'))
+                     .build(),
+                 "tensor 'b' begins at offset 64, but the one before it ends so that 32 is next");
+  EXPECT_REFUSED(one({8}, 0, 32), "tensor 'w' begins at offset 32");
 }
 
 TEST_F(GgufFile, AlignmentIsReadAndChecked) {

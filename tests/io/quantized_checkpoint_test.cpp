@@ -224,6 +224,20 @@ TEST_P(QuantizedFolder, AModuleLeftIn16BitsIsPlain) {
   EXPECT_MESSAGE(ShapeError, Checkpoint{write()}, "[96, 63]");
 }
 
+TEST_P(QuantizedFolder, ScalesOfEnginesAndBiasesOfZerosAreLeftAlone) {
+  add("model.layers.0.self_attn.k_scale", DType::kF32, {1});
+  add(kUp + ".input_scale", DType::kF16, {1});
+  add(kUp + ".bias", DType::kF16, {96});
+  EXPECT_NO_THROW(Checkpoint{write()});
+  tensors_[kUp + ".bias"].second[7] = std::byte{1};
+  EXPECT_MESSAGE(FormatError, Checkpoint{write()}, "the first is '" + kUp + ".bias'");
+  tensors_.erase(kUp + ".bias");
+  for (const Part& part : GetParam().parts(96, 64)) {
+    add("model.layers.1.mlp.up_proj." + part.name, part.type, part.shape);
+  }
+  EXPECT_MESSAGE(FormatError, Checkpoint{write()}, "'model.layers.1.mlp.up_proj.");
+}
+
 TEST_P(QuantizedFolder, AnotherFileNameIsFoundWhereItIsTheOnlyOne) {
   const fs::path folder = write("gptq_model-4bit-128g.safetensors");
   EXPECT_TRUE(Checkpoint(folder).is_quantized(kUp + ".weight"));

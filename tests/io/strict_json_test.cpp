@@ -29,6 +29,10 @@ TEST(StrictJson, RefusesDeepNestingBeforeItCosts) {
 TEST(StrictJson, SaysWhereTextIsNotJson) {
   EXPECT_MESSAGE(FormatError, parse_strict_json("{\"a\": }", "x"),
                  "not JSON, error at byte 7 of 7");
+  EXPECT_MESSAGE(FormatError, parse_strict_json("{\"a\": 1", "x"),
+                 "x: not JSON, it ends too early, at byte 7");
+  EXPECT_MESSAGE(FormatError, parse_strict_json("", "x"), "x: is empty");
+  EXPECT_MESSAGE(FormatError, parse_strict_json(" \n", "x"), "x: is empty");
   EXPECT_MESSAGE(FormatError, parse_strict_json("{\"a\": 1e999}", "x"), "a number is too large");
   for (const char* text : {"", "{", "{} x", "NaN", "{\"a\": \"\xff\"}", "'a'"}) {
     message_of<FormatError>([&] { parse_strict_json(text, "x"); });

@@ -142,6 +142,27 @@ TEST_P(HeldGrids, GradientsAreThoseOfTheSurrogate) {
   EXPECT_LT(relative(x.grad(), at::matmul(dy, rounded)), 1e-5);
 }
 
+TEST_P(HeldGrids, ScalesOfALinearWithoutAnAdapterAreTrainedToo) {
+  // A B of zeros adds nothing: all gradients but the adapter's own are the same.
+  Adapter nothing = adapter_;
+  nothing.b = at::zeros({kRows, kRank}).requires_grad_(true);
+  const Tensor x = at::randn({9, kCols}), dy = at::randn({9, kRows});
+  std::vector<Tensor> dx, dfactor;
+  for (const bool has_adapter : {true, false}) {
+    LoraLinear linear("layer", weight_);
+    if (has_adapter) linear.set_adapter(nothing);
+    linear.set_grid(grid_);
+    const Tensor input = x.clone().requires_grad_(true);
+    (linear.forward(input, torch::kFloat32, {}) * dy).sum().backward();
+    dx.push_back(input.grad());
+    dfactor.push_back(grid_.held->factor.grad().clone());
+    grid_.held->factor.mutable_grad().zero_();
+  }
+  EXPECT_GT(dfactor[0].abs().max().item<float>(), 0);
+  EXPECT_TRUE(at::equal(dfactor[0], dfactor[1]));
+  EXPECT_TRUE(at::equal(dx[0], dx[1]));
+}
+
 TEST_P(HeldGrids, AnchoredCodesAreThoseOfTheFittedScales) {
   const auto& options = std::get<quant::AffineOptions>(grid_.weight);
   const Tensor merged = merged_or_plain(weight_, &adapter_);
@@ -198,15 +219,31 @@ TEST(HeldGridRefusals, SayWhatIsWrong) {
                "model.layers.3.mlp.up_proj");
   EXPECT_ERROR(ValueError, fake_quantized(FrozenWeight(broken), nullptr, grid, torch::kFloat32),
                "not finite");
-  check_held_grid("layer", *grid.held);
   const at::NoGradGuard no_graph;
-  for (const float bad : {-0.1F, 0.0F, std::numeric_limits<float>::quiet_NaN(),
+  for (const float bad : {-0.5F, -1.0F, std::numeric_limits<float>::quiet_NaN(),
                           std::numeric_limits<float>::infinity()}) {
     grid.held->factor.fill_(1);
     grid.held->factor[3][1] = bad;
-    EXPECT_ERROR(ValueError, check_held_grid("model.layers.3.mlp.up_proj", *grid.held),
+    EXPECT_ERROR(ValueError, keep_in_range("model.layers.3.mlp.up_proj", *grid.held),
                  "model.layers.3.mlp.up_proj");
   }
+}
+
+TEST(HeldGridRefusals, AScaleThatDriftsToNothingStaysASmallOne) {
+  LinearGrid grid = held_grid(GridFit::kRange, 4, quant::GridRule::kAsymmetric, true);
+  fit_held_grid("layer", FrozenWeight(at::randn({kRows, kCols})), nullptr, grid);
+  const at::NoGradGuard no_graph;
+  Tensor factor = grid.held->factor;
+  factor[0][0] = -0.002F;
+  factor[1][0] = 0.0F;
+  factor[2][0] = 2 * kLeastFactor;
+  const Tensor before = factor.clone();
+  keep_in_range("layer", *grid.held);
+  EXPECT_EQ(factor[0][0].item<float>(), kLeastFactor);
+  EXPECT_EQ(factor[1][0].item<float>(), kLeastFactor);
+  factor[0][0] = before[0][0];
+  factor[1][0] = before[1][0];
+  EXPECT_TRUE(factor.equal(before));  // nothing else has moved
 }
 
 TEST(GridFiles, RefuseWhatIsNotOfTheRun) {

@@ -170,6 +170,65 @@ TEST(PeftFiles, AConfigurationThatLiesIsRefused) {
   EXPECT_SAYS(read_changed([](auto& c) { c = nlohmann::json::array(); }), "allowed an object");
 }
 
+TEST(PeftFiles, AStartThatChangedTheBaseIsRefusedByName) {
+  for (const char* name :
+       {"pissa", "pissa_niter_4", "olora", "OLoRA", "corda", "lora_ga", "loftq", "tomorrow"}) {
+    const std::string message = read_changed([&](auto& c) { c["init_lora_weights"] = name; });
+    EXPECT_SAYS(message, "init_lora_weights is \"" + std::string(name) + "\"");
+    EXPECT_SAYS(message, "not supported");
+  }
+  EXPECT_SAYS(read_changed([](auto& c) { c["init_lora_weights"] = 1; }), "init_lora_weights is 1");
+}
+
+TEST(PeftFiles, AStartOfTheAdapterAloneIsRead) {
+  const TemporaryFolder folder;
+  write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat16)},
+                     {}, "base");
+  nlohmann::json config;
+  std::ifstream(folder / "adapter_config.json") >> config;
+  using Json = nlohmann::json;
+  for (const Json& start :
+       {Json(true), Json(false), Json(), Json("gaussian"), Json("eva"), Json("orthogonal")}) {
+    config["init_lora_weights"] = start;
+    testing::write_text(folder / "adapter_config.json", config.dump());
+    EXPECT_NO_THROW(read_peft_adapter(folder.path())) << start;
+  }
+  config.erase("init_lora_weights");
+  testing::write_text(folder / "adapter_config.json", config.dump());
+  EXPECT_NO_THROW(read_peft_adapter(folder.path()));
+}
+
+TEST(InitAdapter, ASectionHasToAgreeWithItsAdapterOrSayNothing) {
+  const auto file = read_peft_adapter(parity() / "adapters/all_linear");
+  ASSERT_EQ(file.options.r, 4);
+  ASSERT_EQ(file.options.lora_alpha, 8);
+  EXPECT_FALSE(check_init_adapter(file, {.r = 4, .lora_alpha = 8}));
+  const auto told = check_init_adapter(file, {.init_adapter = "start"});
+  ASSERT_TRUE(told);
+  EXPECT_SAYS(*told, "start has r 4, lora_alpha 8");
+  const auto refused = [&](const LoraOptions& section) {
+    return message_of<ConfigError>([&] { check_init_adapter(file, section); });
+  };
+  EXPECT_SAYS(refused({.r = 5, .lora_alpha = 8}), "section lora says 5, 8 and false");
+  EXPECT_SAYS(refused({.r = 5, .lora_alpha = 8}), "set lora.r=4 lora.lora_alpha=8");
+  EXPECT_SAYS(refused({.r = 4}), "says 4, 32 and false");  // alpha alone is left at its default
+  EXPECT_SAYS(refused({.r = 4, .lora_alpha = 8, .use_rslora = true}), "lora.use_rslora=false");
+  EXPECT_SAYS(refused({.r = 4, .lora_alpha = 8, .rank_pattern = {{"q_proj", 5}}}), "q_proj");
+}
+
+TEST(InitAdapter, PatternsCountByWhatTheyMeanForEachModule) {
+  const auto file = read_peft_adapter(parity() / "adapters/rslora_patterns");
+  const LoraOptions same{.r = 4,
+                         .lora_alpha = 8,
+                         .rank_pattern = {{".*up_proj", 9}},
+                         .alpha_pattern = {{"q_proj", 32}, {"up_proj", 2}},
+                         .use_rslora = true};
+  EXPECT_FALSE(check_init_adapter(file, same));
+  LoraOptions other = same;
+  other.use_rslora = false;
+  EXPECT_ERROR(ConfigError, check_init_adapter(file, other), "and its patterns");
+}
+
 TEST(PeftFiles, AMissingHalfAForeignTensorAndANanAreRefused) {
   const TemporaryFolder folder;
   write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat32)},

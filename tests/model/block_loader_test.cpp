@@ -4,10 +4,13 @@
 
 #include "core/error.h"
 #include "model/decoder.h"
+#include "model/nf4_cache.h"
 #include "model/rms_norm.h"
 #include "model/rope.h"
 #include "quant/nf4.h"
 #include "tests/model/reference_tensors.h"
+#include "tests/support/errors.h"
+#include "tests/support/temporary_folder.h"
 
 namespace qlora::model {
 namespace {
@@ -54,6 +57,49 @@ TEST_P(BlockLoaderTest, ABlockAtATimeGivesTheModelsLogits) {
     }
     EXPECT_EQ(loader.lm_head(loader.embedding()).sizes(), loader.embedding().sizes());
   }
+}
+
+/// What starting from an adapter of r 4 and alpha 8 says to a section lora.
+std::string starting(lora::LoraOptions section, const std::string& adapter) {
+  section.init_adapter = (testing::parity_folder() / "adapters" / adapter).string();
+  NullLog log;
+  Decoder decoder =
+      Decoder::load({.model_path = (testing::parity_folder() / "models/plain").string(),
+                     .compute_dtype = ComputeDtype::kFloat32,
+                     .load_in_4bit = false},
+                    {}, log);
+  return testing::refusal_of<ConfigError>([&] { decoder.add_adapters(section, 1); });
+}
+
+TEST(AdapterToStartFrom, HasWhatTheSectionSays) {
+  EXPECT_EQ(starting({}, "all_linear"), "");  // says nothing: the adapter decides
+  EXPECT_EQ(starting({.r = 4, .lora_alpha = 8}, "all_linear"), "");
+  EXPECT_SAYS(starting({.r = 8, .lora_alpha = 8}, "all_linear"), "set lora.r=4");
+  EXPECT_EQ(starting({.target_modules = {"q_proj", "v_proj"}}, "q_v_only"), "");
+  EXPECT_SAYS(starting({.target_modules = {"q_proj"}}, "q_v_only"),
+              "lora.target_modules does not select");
+  EXPECT_SAYS(starting({.target_modules = {"q_proj", "v_proj", "o_proj"}}, "q_v_only"),
+              "lora.target_modules selects");
+}
+
+class WarningLog final : public RunLog {
+ public:
+  void notice(const std::string&) override {}
+  void warn(const std::string& text) override { said += text; }
+  void live(const std::string&) override {}
+  void event(const std::string&, const nlohmann::json&) override {}
+  std::string said;
+};
+
+TEST(Nf4Cache, APlaceThatCannotBeLookedAtIsAWarning) {
+  const testing::TemporaryFolder folder;
+  std::filesystem::create_directory_symlink(folder / "loop", folder / "loop");
+  WarningLog log;
+  EXPECT_FALSE(Nf4Cache((folder / "loop").string(), "hash", {}).read({"a"}, log));
+  EXPECT_SAYS(log.said, "Too many levels of symbolic links");
+  WarningLog quiet;
+  EXPECT_FALSE(Nf4Cache((folder / "none").string(), "hash", {}).read({"a"}, quiet));
+  EXPECT_EQ(quiet.said, "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, BlockLoaderTest, ::testing::Values("blocks_of_64", "mha_odd"));

@@ -13,8 +13,8 @@ namespace {
 
 using torch::Tensor;
 
-constexpr int64_t kTokens = 40, kHeads = 3, kHeadDim = 8;
-const std::vector<int32_t> kSegments = {0, 17, 18, 40};
+constexpr int64_t kTokens = 120, kHeads = 3, kHeadDim = 8;
+const std::vector<int32_t> kSegments = {0, 70, 71, 120};
 
 struct Pair {
   Tensor k, v;
@@ -51,22 +51,22 @@ TEST(KvRounding, Int8HasAScaleForEachTokenAndHead) {
   }
 }
 
-TEST(KvRounding, Int4RoundsKeysByChannelOfASegmentAndValuesByTokenAndHead) {
+TEST(KvRounding, Int4RoundsKeysByChannelOfAGroupAndValuesByTokenAndHead) {
   const Pair before = numbers(), after = rounded(before, KvRounding::kInt4);
-  for (size_t s = 0; s + 1 < kSegments.size(); ++s) {
-    const int64_t begin = kSegments[s], count = kSegments[s + 1] - begin;
+  for (const int64_t begin : {0, 32, 71}) {  // complete groups
     for (int64_t c = 0; c < kHeads * kHeadDim; ++c) {
-      const Tensor from = before.k.select(1, c).narrow(0, begin, count);
-      const Tensor to = after.k.select(1, c).narrow(0, begin, count);
+      const Tensor from = before.k.select(1, c).narrow(0, begin, kKeyGroupTokens);
+      const Tensor to = after.k.select(1, c).narrow(0, begin, kKeyGroupTokens);
       const float step = (from.max() - from.min()).item<float>() / 15;
       EXPECT_LE((to - from).abs().max().item<float>(), 0.5001F * step + 1e-6F);
       std::set<float> levels;
-      for (int64_t t = 0; t < count; ++t) levels.insert(to[t].item<float>());
+      for (int64_t t = 0; t < kKeyGroupTokens; ++t) levels.insert(to[t].item<float>());
       EXPECT_LE(levels.size(), 16U);
-      if (count > 16) {
-        EXPECT_GT(levels.size(), 5U);
-      }
+      EXPECT_GT(levels.size(), 5U);
     }
+  }
+  for (const auto& [begin, count] : {std::pair{64, 7}, {103, 17}}) {  // the newest of a segment
+    EXPECT_TRUE(at::equal(after.k.narrow(0, begin, count), before.k.narrow(0, begin, count)));
   }
   for (int64_t t = 0; t < kTokens; ++t) {
     const Tensor from = before.v[t].view({kHeads, kHeadDim}),
@@ -75,8 +75,27 @@ TEST(KvRounding, Int4RoundsKeysByChannelOfASegmentAndValuesByTokenAndHead) {
     EXPECT_TRUE(((to - from).abs() <= 0.5001 * step + 1e-6).all().item<bool>());
     EXPECT_FALSE(at::equal(to, from));
   }
-  // The single token of the second segment is its own range.
-  EXPECT_TRUE(at::equal(after.k[17], before.k[17]));
+}
+
+TEST(KvRounding, ACacheThatGrowsByAnyStepsEndsAsOnePass) {
+  for (const KvRounding rounding : {KvRounding::kNone, KvRounding::kInt8, KvRounding::kInt4}) {
+    for (const auto& ends : {std::vector<int64_t>{75}, {1, 2, 31, 32, 33, 70, 75}, {40, 64, 75}}) {
+      Pair whole = numbers();
+      const auto by_head = [](const Tensor& x) {
+        return x.view({kTokens, kHeads, kHeadDim}).transpose(0, 1).contiguous();
+      };
+      Tensor keys = by_head(whole.k), values = by_head(whole.v);
+      int64_t cached = 0;
+      for (const int64_t end : ends) {
+        Tensor grown_keys = keys.narrow(1, 0, end), grown_values = values.narrow(1, 0, end);
+        round_cached_kv(grown_keys, grown_values, cached, rounding);
+        cached = end;
+      }
+      round_kv(whole.k, whole.v, {0, 75, kTokens}, kHeadDim, rounding);
+      EXPECT_TRUE(at::equal(keys.narrow(1, 0, 75), by_head(whole.k).narrow(1, 0, 75)));
+      EXPECT_TRUE(at::equal(values.narrow(1, 0, 75), by_head(whole.v).narrow(1, 0, 75)));
+    }
+  }
 }
 
 TEST(KvRounding, GradientsPassStraightThrough) {

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -51,6 +52,13 @@ TEST(TrainOptions, DefaultsAreAllowedAndSurviveJson) {
   EXPECT_EQ(write_fields(read), write_fields(options));
 }
 
+TEST(TrainOptions, EpochsHaveABound) {
+  TrainOptions options;
+  override_field(options, "num_train_epochs=1000000");
+  EXPECT_ERROR(ConfigError, override_field(options, "num_train_epochs=1e18"), "num_train_epochs");
+  EXPECT_ERROR(ConfigError, override_field(options, "num_train_epochs=0"), "num_train_epochs");
+}
+
 TEST(TrainOptions, OptimizerNamesOfTransformersAreRead) {
   for (const auto& [name, kind] : {std::pair{"paged_adamw_8bit", OptimizerKind::kPagedAdamW8bit},
                                    std::pair{"adamw_bnb_8bit", OptimizerKind::kAdamW8bit},
@@ -82,6 +90,105 @@ TEST(ResumeCheck, WhatTheStatesDependOnMustMatch) {
                  key.substr(0, key.find('=')))
         << key;
   }
+}
+
+/// A run over a base in 4 bits, as the program describes it.
+RunFacts facts_of_a_run() {
+  RunFacts facts;
+  facts.config = Json::parse(R"({"quantization": {"load_in_4bit": true, "block_size": 64,
+      "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": true, "cache_dir": ""}})");
+  return facts;
+}
+
+/// A checkpoint's options come back from a file.
+Json saved_identity(const RunFacts& facts) {
+  return Json::parse(identity_json(TrainOptions(), facts).dump());
+}
+
+TEST(ResumeCheck, WhatTheModelIsMadeOfMustMatch) {
+  const Json saved = saved_identity(facts_of_a_run());
+  const auto refuse = [&](const RunFacts& facts, const std::string& text) {
+    NullLog log;
+    EXPECT_ERROR(ConfigError, check_same_options(saved, identity_json(TrainOptions(), facts), log),
+                 text);
+  };
+  for (const auto& [assignment, text] :
+       {std::pair{"r=8", "lora.r is 8, the checkpoint was made with 16"},
+        std::pair{"lora_alpha=64", "lora.lora_alpha is 64.0, the checkpoint was made with 32.0"},
+        std::pair{"lora_dropout=0.1", "lora.lora_dropout is 0.1"},
+        std::pair{"target_modules=q_proj,v_proj", "lora.target_modules is [\"q_proj\",\"v_proj\"]"},
+        std::pair{"use_rslora=true", "lora.use_rslora is true"},
+        std::pair{"adapter_dtype=fp32", "lora.adapter_dtype is \"fp32\""},
+        std::pair{"rank_pattern.q_proj=4", "lora.rank_pattern.q_proj is 4"},
+        std::pair{"alpha_pattern.q_proj=4", "lora.alpha_pattern.q_proj is 4.0"}}) {
+    RunFacts facts = facts_of_a_run();
+    override_field(facts.lora, assignment);
+    refuse(facts, text);
+  }
+  const std::vector<std::pair<std::string, Json>> other_bases = {
+      {"load_in_4bit", false},
+      {"bnb_4bit_quant_type", "fp4"},
+      {"block_size", 128},
+      {"bnb_4bit_use_double_quant", false}};
+  for (const auto& [key, value] : other_bases) {
+    RunFacts facts = facts_of_a_run();
+    facts.config["quantization"][key] = value;
+    refuse(facts, "quantization." + key + " is " + value.dump());
+  }
+}
+
+TEST(ResumeCheck, WhatIsRoundedToMustMatchAndOneKeyIsNamed) {
+  RunFacts facts = facts_of_a_run();
+  const Json plain = saved_identity(facts);
+  facts.qat = {
+      {"section", {{"scheme", "int8"}, {"bits", nullptr}, {"skip_modules", Json::array()}}},
+      {"grid", {{"quantization_type", "smoothquant"}, {"bits", 8}}}};
+  const Json saved = saved_identity(facts);
+  const Json before = facts.qat;
+  const auto refuse = [&](const Json& of_checkpoint, const std::string& text) {
+    NullLog log;
+    const Json now = identity_json(TrainOptions(), facts);
+    const std::string error = testing::message_of<ConfigError>(
+        [&] { check_same_options(of_checkpoint, now, log); }, "[trainer] " + text);
+    EXPECT_LT(error.size(), 400u);
+  };
+  refuse(plain, "qat.scheme is \"int8\", the checkpoint was made with \"none\"");
+  facts.qat["section"]["bits"] = 4;
+  refuse(saved, "qat.bits is 4, the checkpoint was made with null");
+  facts.qat = before;
+  facts.qat["grid"]["bits"] = 4;
+  refuse(saved, "export.bits is 4, the checkpoint was made with 8");
+  facts.qat = before;
+  for (int i = 0; i < 500; ++i) facts.qat["section"]["skip_modules"].push_back("a längerer name");
+  refuse(saved, "qat.skip_modules is [\"a l");
+  facts.qat = Json();
+  refuse(saved, "qat.scheme is \"none\", the checkpoint was made with \"int8\"");
+}
+
+TEST(ResumeCheck, WhatTheCheckpointDoesNotKnowIsNotCompared) {
+  RunFacts facts = facts_of_a_run();
+  const Json saved = saved_identity(facts);
+  NullLog log;
+  override_field(facts.lora, "r=8");
+  facts.config["quantization"]["load_in_4bit"] = false;
+  const Json changed = identity_json(TrainOptions(), facts);
+  EXPECT_NO_THROW(check_same_options(write_fields(TrainOptions()), changed, log));
+
+  facts = facts_of_a_run();
+  override_field(facts.lora, "init_adapter=elsewhere");
+  facts.config["quantization"]["cache_dir"] = "elsewhere";
+  facts.config["quantization"]["later"] = 1;
+  EXPECT_NO_THROW(check_same_options(saved, identity_json(TrainOptions(), facts), log));
+  override_field(facts.lora, "target_modules=q_proj,v_proj");
+  const Json first = saved_identity(facts);
+  override_field(facts.lora, "target_modules=v_proj,q_proj");
+  EXPECT_NO_THROW(check_same_options(first, identity_json(TrainOptions(), facts), log));
+}
+
+TEST(ResumeCheck, ACheckpointBehindTheLastStepIsRefused) {
+  EXPECT_NO_THROW(check_within_run("out/checkpoint-4", 4, 4));
+  EXPECT_ERROR(ConfigError, check_within_run("out/checkpoint-4", 4, 3),
+               "out/checkpoint-4 is of step 4, but the run has 3 steps");
 }
 
 TEST(ResumeCheck, WhatShapesTheLossesIsWarnedOf) {

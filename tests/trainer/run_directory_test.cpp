@@ -1,12 +1,14 @@
 #include "trainer/run_directory.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <string>
 #include <vector>
 
 #include "core/error.h"
 #include "io/atomic_file.h"
+#include "tests/support/errors.h"
 #include "tests/support/temporary_folder.h"
 
 namespace qlora::trainer {
@@ -78,7 +80,96 @@ TEST_F(RunDirectory, OneThatIsThereIsRefusedUnlessToldOtherwise) {
 TEST_F(RunDirectory, AFileIsRefused) {
   write_text(run(), "a file");
   options.overwrite = true;
-  EXPECT_THROW(check_run_directory(options, log), ConfigError);
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "run is a file");
+  options.output_dir += "/below/it";
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "run is a file");
+}
+
+TEST_F(RunDirectory, OneThatHoldsNoRunIsNeverTakenOver) {
+  write_text(run() / "README.md", "my project");
+  write_text(run() / "runs" / "other" / "adapter_model.safetensors", "x");
+  write_text(run() / "checkpoint-500" / "trainer_state.json", "of another program");
+  options.overwrite = true;
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "holds no run");
+  options.overwrite = false;
+  options.resume = "auto";
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "holds no run");
+  EXPECT_TRUE(fs::exists(run() / "README.md"));
+  EXPECT_TRUE(fs::exists(run() / "checkpoint-500"));
+}
+
+TEST_F(RunDirectory, EachMarkOfARunAllowsToOverwriteIt) {
+  options.overwrite = true;
+  for (const char* name : {"a", "b", "c", "d"}) fs::create_directories(folder / name);
+  write_text(folder / "b" / "log.jsonl", "x\n");
+  write_text(folder / "c" / "config.resolved.json", "{}");
+  make_checkpoint(folder / "d", 3);
+  for (const char* name : {"a", "b", "c", "d"}) {  // a is empty
+    options.output_dir = (folder / name).string();
+    prepare_run_directory(options, check_run_directory(options, log), 0);
+    EXPECT_TRUE(fs::is_empty(run())) << name;
+  }
+}
+
+TEST_F(RunDirectory, WhatCannotBeMadeIsToldBeforeAnyWork) {
+  fs::create_directory_symlink(folder / "nowhere", folder / "dangling");
+  fs::create_directory_symlink(folder / "circle", folder / "circle");
+  const std::string dangling = (folder / "dangling").string(),
+                    circle = (folder / "circle").string();
+  for (const char* below : {"", "/", "/run"}) {
+    options.output_dir = dangling + below;
+    EXPECT_ERROR(IoError, check_run_directory(options, log), "is a link to what is not there");
+    options.output_dir = circle + below;
+    EXPECT_ERROR(IoError, check_run_directory(options, log), "cannot be used");
+  }
+  options.output_dir = (folder / std::string(300, 'x')).string();
+  EXPECT_ERROR(IoError, check_run_directory(options, log),
+               "a name of 300 bytes, allowed: up to 255");
+  options.output_dir = (folder / "new").string() + "/" + std::string(300, 'x');
+  EXPECT_ERROR(IoError, check_run_directory(options, log), "a name of 300 bytes");
+  EXPECT_EQ(folder.entries(), (std::vector<std::string>{"circle", "dangling"}));
+}
+
+/// A user who may not write everywhere, while it lives: root may.
+class PlainUser {
+ public:
+  PlainUser() {
+    if (is_root_) {
+      EXPECT_EQ(setresuid(kNobody, kNobody, 0), 0);
+    }
+  }
+  ~PlainUser() {
+    if (is_root_) {
+      EXPECT_EQ(setresuid(0, 0, 0), 0);
+    }
+  }
+
+ private:
+  static constexpr uid_t kNobody = 65534;
+  const bool is_root_ = geteuid() == 0;
+};
+
+TEST_F(RunDirectory, WithoutPermissionItIsToldBeforeAnyWork) {
+  const auto allow = [](const fs::path& path, int mode) {
+    fs::permissions(path, static_cast<fs::perms>(mode));
+  };
+  allow(folder.path(), 0755);
+  fs::create_directories(folder / "read-only");
+  fs::create_directories(folder / "closed");
+  allow(folder / "read-only", 0555);
+  allow(folder / "closed", 0000);
+  {
+    const PlainUser user;
+    options.output_dir = (folder / "read-only").string();
+    EXPECT_ERROR(IoError, check_run_directory(options, log), "read-only: Permission denied");
+    options.output_dir = (folder / "read-only").string() + "/new/run";
+    EXPECT_ERROR(IoError, check_run_directory(options, log), "read-only: Permission denied");
+    options.output_dir = (folder / "closed").string() + "/run";
+    EXPECT_ERROR(IoError, check_run_directory(options, log), "Permission denied");
+  }
+  allow(folder / "closed", 0700);
+  EXPECT_TRUE(fs::is_empty(folder / "read-only"));
+  EXPECT_TRUE(fs::is_empty(folder / "closed"));
 }
 
 TEST_F(RunDirectory, AutoTakesTheNewestCompleteCheckpoint) {
@@ -107,6 +198,19 @@ TEST_F(RunDirectory, ANamedCheckpointHasToBeComplete) {
   EXPECT_THROW(check_run_directory(options, log), IoError);
 }
 
+TEST_F(RunDirectory, ARunIsNoCheckpoint) {
+  make_checkpoint(run(), 5);
+  make_checkpoint(run(), 7);
+  options.resume = run().string();
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "is the folder of a run");
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "run/checkpoint-7");
+  fs::remove_all(run());
+  write_text(run() / "log.jsonl", "x\n");
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "there is none");
+  fs::remove(run() / "log.jsonl");
+  EXPECT_ERROR(FormatError, check_run_directory(options, log), "no manifest.json");
+}
+
 TEST_F(RunDirectory, ACheckpointOfAnotherRunNeedsANewDirectory) {
   make_checkpoint(folder / "other", 5);
   options.resume = (folder / "other" / "checkpoint-5").string();
@@ -117,15 +221,29 @@ TEST_F(RunDirectory, ACheckpointOfAnotherRunNeedsANewDirectory) {
 
 TEST_F(RunDirectory, OverwriteRemovesWhatARunWroteAndNothingElse) {
   make_checkpoint(run(), 5);
-  write_text(run() / "log.jsonl", "x\n");
-  write_text(run() / "runs" / "events", "x");
-  write_text(run() / "thesis.txt", "mine");
+  const auto written = {"config.resolved.json",
+                        "log.jsonl",
+                        "README.md",
+                        "loss.svg",
+                        "adapter_model.safetensors",
+                        "adapter_config.json",
+                        "base_model.json",
+                        "qat_grids.safetensors",
+                        "runs/events.out.tfevents.1.host.2.0"};
+  const auto others = {"thesis.txt", "report.json", "runs/other/log.jsonl", "runs/notes.txt"};
+  for (const char* name : written) write_text(run() / name, "x");
+  for (const char* name : others) write_text(run() / name, "mine");
   options.overwrite = true;
   prepare_run_directory(options, check_run_directory(options, log), 0);
-  EXPECT_FALSE(fs::exists(run() / "log.jsonl"));
-  EXPECT_FALSE(fs::exists(run() / "runs"));
   EXPECT_FALSE(fs::exists(run() / "checkpoint-5"));
-  EXPECT_TRUE(fs::exists(run() / "thesis.txt"));
+  for (const char* name : written) EXPECT_FALSE(fs::exists(run() / name)) << name;
+  for (const char* name : others) EXPECT_TRUE(fs::exists(run() / name)) << name;
+
+  fs::remove_all(run() / "runs");
+  write_text(run() / "log.jsonl", "x\n");
+  write_text(run() / "runs" / "events.out.tfevents.1.host.2.0", "x");
+  prepare_run_directory(options, check_run_directory(options, log), 0);
+  EXPECT_FALSE(fs::exists(run() / "runs"));  // nothing else was in it
 }
 
 TEST_F(RunDirectory, ResumingDropsWhatLiesBehindTheCheckpoint) {

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <string>
 #include <vector>
 
 #include "core/error.h"
 #include "io/safetensors.h"
+#include "tests/support/errors.h"
 #include "tests/trainer/tiny_run.h"
 
 namespace qlora::trainer {
@@ -68,6 +70,25 @@ TEST_F(PoisonedTrain, ANanBatchIsSkippedAndCounted) {
     EXPECT_EQ(std::isfinite(steps[i].at("loss").get<double>()), i != 2 && i != 6) << i;
   }
   EXPECT_EQ(log.warnings.size(), 2u);
+  for (const auto* lines : {&log.warnings, &log.lives}) {
+    for (const std::string& line : *lines) EXPECT_EQ(line.find("-nan"), std::string::npos) << line;
+  }
+}
+
+TEST_F(PoisonedTrain, ARunWithoutAnAppliedStepFailsAndLeavesNoAdapter) {
+  for (int64_t example = 0; example < 10; ++example) poison(example);
+  EXPECT_ERROR(ValueError, run.run(log), "not one of 10 steps was applied");
+  EXPECT_FALSE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+  EXPECT_TRUE(log.of("finish").empty());
+}
+
+TEST_F(PoisonedTrain, AGradientThatIsFiniteButTooLargeIsToldAsThat) {
+  run.facts.lora.lora_alpha = 1e37;
+  run.options.watchdog.max_skipped_steps = 2;
+  const std::string error = testing::message_of<ValueError>([&] { run.run(log); });
+  EXPECT_SAYS(error, "2 steps in a row were skipped");
+  EXPECT_SAYS(error, "a norm below 1e+18");
+  EXPECT_TRUE(std::isfinite(log.of("step")[0].at("loss").get<double>()));
 }
 
 TEST_F(PoisonedTrain, TooManyInARowStopTheRunAndNothingBadIsSaved) {

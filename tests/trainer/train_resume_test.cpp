@@ -158,16 +158,53 @@ TEST(Train, ResumeRefusesAnotherRunsCheckpoint) {
   EXPECT_ERROR(ConfigError, run.run(log), "seed is 43, the checkpoint was made with 42");
   run.options.seed = 42;
   run.facts.lora.r = 8;
-  EXPECT_ERROR(ConfigError, run.run(log), "lora.r and the model must be those");
+  EXPECT_ERROR(ConfigError, run.run(log), "lora.r is 8, the checkpoint was made with 64");
   run.facts.lora.r = 64;
   run.facts.lora.target_modules = {"q_proj"};
-  const auto everything = run.facts.lora.target_modules;
+  EXPECT_ERROR(ConfigError, run.run(log), "lora.target_modules is [\"q_proj\"]");
   run.facts.lora.target_modules = {"all-linear"};
+  run.options.max_steps = 1;
+  EXPECT_ERROR(ConfigError, run.run(log), "checkpoint-2 is of step 2, but the run has 1 steps");
+  run.options.max_steps = 2;
+  EXPECT_FALSE(fs::exists(run.run_dir()));
   run.train_set.examples[0].tokens[3] += 1;
   EXPECT_ERROR(ConfigError, run.run(log), "the training set is not that of");
   run.train_set.examples[0].tokens[3] -= 1;
   testing::write_text(first / "trainer_state.json", "{}");
   EXPECT_ERROR(FormatError, run.run(log), "trainer_state.json");
+}
+
+/// Makes a checkpoint one that was written before its adapters' options were kept.
+void forget_sections(const fs::path& checkpoint) {
+  io::AtomicDirectory folder(checkpoint, io::IfExists::kReplace);
+  for (const auto& entry : fs::directory_iterator(checkpoint)) {
+    const fs::path name = entry.path().filename();
+    if (name != "manifest.json") fs::copy_file(entry.path(), folder.path() / name);
+  }
+  auto state = nlohmann::json::parse(read_text(checkpoint / "trainer_state.json"));
+  EXPECT_EQ(state.at("options").erase("lora"), 1u);
+  EXPECT_EQ(state.at("options").erase("quantization"), 1u);
+  testing::write_text(folder.path() / "trainer_state.json", state.dump());
+  folder.commit();
+}
+
+TEST(Train, AnOlderCheckpointResumesAndItsTensorsStillHaveToFit) {
+  TinyRun run;
+  run.facts.config = {{"quantization", {{"load_in_4bit", true}}}};
+  run.options.max_steps = 4;
+  run.options.save = {.strategy = Strategy::kSteps, .steps = 2};
+  EventLog whole;
+  run.run(whole);
+  const fs::path first = run.run_dir() / "checkpoint-2";
+  forget_sections(first);
+  run.options.resume = first.string();
+  run.use_run_dir("resumed");
+  run.facts.lora.r = 8;
+  EventLog log;
+  EXPECT_ERROR(ConfigError, run.run(log), "lora.r and the model must be those");
+  run.facts.lora.r = 64;
+  run.run(log);
+  EXPECT_EQ(log.losses().at(4), whole.losses().at(4));
 }
 
 }  // namespace

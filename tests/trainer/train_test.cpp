@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <sstream>
 #include <string>
 
@@ -22,6 +23,21 @@ namespace fs = std::filesystem;
 using testing::EventLog;
 using testing::read_text;
 using testing::TinyRun;
+
+TEST(TotalSteps, AreCountedWithoutOverflow) {
+  TrainOptions options;
+  options.num_train_epochs = 2.5;
+  EXPECT_EQ(total_steps(options, 3), 8);
+  options.num_train_epochs = kMaxEpochs;
+  EXPECT_EQ(total_steps(options, 1'000'000'000), 1'000'000'000'000'000);
+  EXPECT_ERROR(ConfigError, total_steps(options, 1'000'000'001), "num_train_epochs is 1000000");
+  for (const double epochs : {1e18, 1e300, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    options.num_train_epochs = epochs;
+    EXPECT_ERROR(ConfigError, total_steps(options, 100), "allowed: up to 1e+15") << epochs;
+  }
+  options.max_steps = 7;
+  EXPECT_EQ(total_steps(options, 100), 7);
+}
 
 TEST(Train, LossFallsAndTheFinalFilesAreThere) {
   TinyRun run;

@@ -38,6 +38,16 @@ TEST(Watchdog, CountsSkippedStepsAndStopsAfterTooManyInARow) {
   EXPECT_NE(error.find("lower learning_rate"), std::string::npos) << error;
 }
 
+TEST(Watchdog, SaysWhatWasTooMuch) {
+  Watchdog watchdog({.max_skipped_steps = 1});
+  const std::string finite = error_of(watchdog, {.loss = 5.5, .gradient_norm = 3e+36});
+  EXPECT_SAYS(finite, "loss 5.5 and gradient norm 3e+36");
+  EXPECT_SAYS(finite, "a norm below 1e+18");
+  const double nan = -std::numeric_limits<double>::quiet_NaN();
+  const std::string none = error_of(watchdog, {.loss = nan, .gradient_norm = nan});
+  EXPECT_SAYS(none, "loss nan and gradient norm nan");
+}
+
 TEST(Watchdog, SpikesCountOnceTheWindowIsFull) {
   Watchdog watchdog({.loss_spike_factor = 2, .loss_spike_patience = 2, .loss_window_steps = 4});
   for (const double loss : {2.0, 9.0, 2.0}) watchdog.check(good(loss), false);  // too early
@@ -75,6 +85,13 @@ TEST(Watchdog, RollsBackWhereItMayAndStopsWhenItDidTooOften) {
 TEST(Watchdog, WithoutACheckpointARollBackIsAStop) {
   Watchdog watchdog({.max_skipped_steps = 1, .action = WatchdogAction::kRollBack});
   EXPECT_NE(error_of(watchdog, bad(), false), "");
+}
+
+TEST(Watchdog, WhatIsForgottenIsNoMeasure) {
+  Watchdog watchdog({.loss_spike_factor = 2, .loss_spike_patience = 1, .loss_window_steps = 4});
+  for (int i = 0; i < 8; ++i) watchdog.check(good(1), false);
+  watchdog.forget_losses();
+  for (int i = 0; i < 8; ++i) EXPECT_EQ(watchdog.check(good(5), false), Verdict::kGoOn);
 }
 
 TEST(Watchdog, StateSurvivesJson) {
