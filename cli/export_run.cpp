@@ -12,15 +12,12 @@
 #include "core/progress.h"
 #include "core/signals.h"
 #include "exporter/preflight.h"
-#include "io/base_record.h"
 #include "io/checkpoint.h"
 
 namespace qlora::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kResolvedConfig = "config.resolved.json";
 
 /// Reads the keys of a file over what an earlier one said.
 void read_config(const std::string& file, configs::RunConfig& config, RunLog& log) {
@@ -37,16 +34,6 @@ std::string adapter_of_run(const std::string& run) {
       "be named with --adapter",
       run);
   return run;
-}
-
-/// What the run that an adapter comes from was configured with; nothing for adapters of others.
-std::optional<std::string> config_of_adapter(const std::string& adapter) {
-  if (adapter.empty()) return std::nullopt;
-  for (const fs::path& place : io::adapter_places(adapter)) {
-    std::error_code error;
-    if (fs::exists(place / kResolvedConfig, error)) return (place / kResolvedConfig).string();
-  }
-  return std::nullopt;
 }
 
 /// runs/out with awq at 4 bits: runs/out-awq-4bit.
@@ -143,8 +130,8 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
   configs::RunConfig& config = prepared.config;
   if (!request.run.empty()) {
     read_config((fs::path(request.run) / kResolvedConfig).string(), config, log);
-  } else if (request.model_path.empty() && request.config.empty()) {
-    if (const auto file = config_of_adapter(request.adapter)) read_config(*file, config, log);
+  } else if (!request.adapter.empty() && request.model_path.empty() && request.config.empty()) {
+    if (const auto file = run_config_of(request.adapter)) read_config(file->string(), config, log);
   }
   if (!request.config.empty()) read_config(request.config, config, log);
   if (request.is_merge) {  // how to quantize is no part of a merge

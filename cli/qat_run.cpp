@@ -11,9 +11,9 @@
 #include "exporter/interrupted.h"
 #include "exporter/legality.h"
 #include "exporter/weight_grids.h"
+#include "io/atomic_file.h"
 #include "io/base_record.h"
 #include "io/checkpoint.h"
-#include "lora/grid_files.h"
 
 namespace qlora::cli {
 namespace {
@@ -49,7 +49,8 @@ exporter::Preflight qat_preflight(const configs::RunConfig& config) {
 
 /// throws ConfigError where a folder that section qat names is not there
 void check_named(const char* key, const std::string& folder) {
-  QLORA_CHECK(folder.empty() || fs::is_directory(folder), ConfigError,
+  std::error_code error;
+  QLORA_CHECK(folder.empty() || fs::is_directory(folder, error), ConfigError,
               "[qat] {} is {}, which is no folder here; name that of an awq or gptq export", key,
               folder);
 }
@@ -160,28 +161,32 @@ void set_qat_grids(const configs::RunConfig& config, bool has_saved_grids, model
 
 void restore_qat_grids(const configs::RunConfig& config, const std::string& adapter,
                        model::Decoder& model) {
-  set_qat_grids(config, true, model);
-  lora::read_grids(adapter, model.grids());
+  model.set_grids(exporter::trained_grids(qat_preflight(config), config.qat, adapter));
+  model.set_kv_rounding(config.qat.kv_cache);
   model.set_fake_quant(true);
   model.hold_rounded_weights();
 }
 
-std::optional<configs::RunConfig> qat_run_of(const std::string& adapter) {
+std::optional<fs::path> run_config_of(const std::string& adapter) {
   for (const fs::path& place : io::adapter_places(adapter)) {
-    const fs::path file = place / "config.resolved.json";
-    if (!fs::exists(file)) continue;
-    const Json json = read_json_file(file);
-    const auto section = json.is_object() ? json.find("qat") : json.end();
-    if (section == json.end() || !section->is_object() ||
-        section->value("scheme", "none") == std::string("none")) {
-      return std::nullopt;
-    }
-    configs::RunConfig config;
-    read_fields(json, config, file.string());
-    config.exporting.grid = exporter::qat_grid(config.qat, config.exporting.grid);
-    return config;
+    if (io::is_present(place / kResolvedConfig)) return place / kResolvedConfig;
   }
   return std::nullopt;
+}
+
+std::optional<configs::RunConfig> qat_run_of(const std::string& adapter) {
+  const auto file = run_config_of(adapter);
+  if (!file) return std::nullopt;
+  const Json json = read_json_file(*file);
+  const auto section = json.is_object() ? json.find("qat") : json.end();
+  if (section == json.end() || !section->is_object() ||
+      section->value("scheme", "none") == std::string("none")) {
+    return std::nullopt;
+  }
+  configs::RunConfig config;
+  read_fields(json, config, file->string());
+  config.exporting.grid = exporter::qat_grid(config.qat, config.exporting.grid);
+  return config;
 }
 
 }  // namespace qlora::cli

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -36,6 +37,13 @@ void set_qat_grids(const configs::RunConfig& config, bool has_saved_grids, model
 ///   throws    what lora::read_grids throws
 void restore_qat_grids(const configs::RunConfig& config, const std::string& adapter,
                        model::Decoder& model);
+
+/// What a run keeps its configuration in.
+inline constexpr const char* kResolvedConfig = "config.resolved.json";
+
+/// That file of the run that an adapter comes from; nothing for adapters of other programs.
+///   adapter   a run directory, one of its checkpoints, or any other PEFT folder
+std::optional<std::filesystem::path> run_config_of(const std::string& adapter);
 
 /// The configuration of the run that an adapter comes from, where that run trained on a grid.
 ///   adapter   a run directory, one of its checkpoints, or any other PEFT folder: nothing

@@ -3,9 +3,8 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
-#include <filesystem>
-
 #include "core/error.h"
+#include "io/atomic_file.h"
 #include "lora/grid_files.h"
 #include "model/weight_source.h"
 #include "quant/packed_affine.h"
@@ -104,7 +103,7 @@ quant::AffineTensor codes_of_export(const model::WeightSource& source, const Mod
 
 TrainedGrids weight_grids(const Preflight& preflight, const QatOptions& qat) {
   if (qat.grid_from.empty()) return grids_of(preflight, qat, nullptr);
-  QLORA_CHECK(std::filesystem::exists(qat.grid_from), ConfigError,
+  QLORA_CHECK(io::is_present(qat.grid_from), ConfigError,
               "[qat] grid_from is {}, which is not there; name the folder of an awq or gptq export",
               qat.grid_from);
   const model::WeightSource given(qat.grid_from);

@@ -114,8 +114,10 @@ void Session::record(const StepStats& stats, const StepClock& clock) {
   }
   recorder_->step(progress_, stats, clock);
   if (state_.model.grids().empty()) return;
-  if (state_.model.is_rounding()) state_.model.end_grid_step();
+  const bool was_rounding = state_.model.is_rounding();
+  if (was_rounding) state_.model.end_grid_step();
   move_grids();
+  if (!was_rounding && state_.model.is_rounding()) state_.watchdog.forget_losses();
 }
 
 void Session::move_grids() {
@@ -123,9 +125,7 @@ void Session::move_grids() {
   const int64_t since = progress_.step - schedule.start_step;
   if (since < 0) return;
   const bool is_due = schedule.refresh_steps > 0 && since % schedule.refresh_steps == 0;
-  const bool begins = !state_.model.is_rounding();
-  if (begins || is_due) state_.model.fit_grids();
-  if (begins) state_.watchdog.forget_losses();
+  if (!state_.model.is_rounding() || is_due) state_.model.fit_grids();
   state_.model.set_fake_quant(true);
 }
 

@@ -179,6 +179,22 @@ TEST_F(QatProgram, ResumeIsBitExactWithLearnedScalesAndObservers) {
   }
 }
 
+TEST_F(QatProgram, AResumedRunIsWatchedByTheSameLosses) {
+  config_["watchdog"] = {{"loss_spike_factor", 100}};
+  config_["qat"]["start_step"] = 2;  // what was before it is forgotten, once
+  write_config();
+  const auto watched = [this] {
+    return nlohmann::json::parse(read_text(folder_ / "out/checkpoint-12/trainer_state.json"))
+        .at("watchdog");
+  };
+  ASSERT_EQ(train().exit_code, 0);
+  const auto whole = watched();
+  EXPECT_EQ(whole.at("losses").size(), 11U);
+  fs::remove_all(folder_ / "out/checkpoint-12");
+  ASSERT_EQ(train({"--resume", "auto"}).exit_code, 0);
+  EXPECT_EQ(watched(), whole);
+}
+
 TEST_F(QatProgram, AResumedRunHasToRoundAlike) {
   write_config();
   ASSERT_EQ(train().exit_code, 0);
