@@ -46,8 +46,7 @@ Plan make_plan(const configs::RunConfig& config, const data::TrainingData& data)
 
   const auto linears = model::planned_linears(plan.shape);
   const int64_t base = model::base_parameters(plan.shape.config);
-  const int64_t trainable =
-      model::adapter_parameters(linears) + model::scale_parameters(plan.shape);
+  const int64_t trainable = model::trained_parameters(plan.shape, linears);
   const data::Batches batches(data.train, config.training.batching, config.training.seed);
   plan.trainable_summary = lora::trainable_summary(trainable, base);
   plan.facts = {{"model", config.model_name_or_path},

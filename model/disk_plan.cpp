@@ -24,16 +24,15 @@ int64_t exported_bytes(const io::HfConfig& config, int64_t bits, int64_t group) 
 DiskPlan plan_disk(const PlanShape& shape, const DiskShape& disk) {
   constexpr int64_t kExportGroup = 128;
   const auto linears = planned_linears(shape);
-  const int64_t trained = adapter_parameters(linears);
   const bool is_fp32 = shape.lora.adapter_dtype == lora::AdapterDtype::kFloat32;
   DiskPlan plan;
-  plan.adapter = trained * (is_fp32 ? 4 : 2);
+  plan.adapter = adapter_parameters(linears) * (is_fp32 ? 4 : 2);
   if (disk.keeps_cache && shape.load_in_4bit && !shape.quantized) {
     plan.cache = frozen_matrix_bytes(shape, linears);
   }
   if (disk.saves) {
     plan.checkpoint =
-        plan.adapter + 4 * (trained + scale_parameters(shape)) + optimizer_bytes(shape, linears);
+        plan.adapter + 4 * trained_parameters(shape, linears) + optimizer_bytes(shape, linears);
     const int64_t limit = disk.save_total_limit + 1 + (disk.keeps_best ? 1 : 0);
     if (disk.saved && disk.save_total_limit > 0) {
       plan.most_checkpoints = std::min(*disk.saved, limit);

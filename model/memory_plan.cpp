@@ -59,7 +59,7 @@ Pieces pieces_of(const PlanShape& shape) {
   }
   p.base = frozen_matrix_bytes(shape, p.linears) + held_grid_bytes(shape);
   p.embedding = embedding_bytes(shape);
-  p.masters = 4 * (adapter_parameters(p.linears) + scale_parameters(shape));
+  p.masters = 4 * trained_parameters(shape, p.linears);
   p.optimizer = optimizer_bytes(shape, p.linears);
   p.program = program_bytes(shape.device);
   p.tile = decode_tile_bytes(shape, p.linears);

@@ -114,9 +114,10 @@ int64_t embedding_bytes(const PlanShape& shape) {
   return bytes;
 }
 
-int64_t scale_parameters(const PlanShape& shape) {
-  if (!shape.learns_scales) return 0;
-  return std::accumulate(shape.held_groups.begin(), shape.held_groups.end(), int64_t{0});
+int64_t trained_parameters(const PlanShape& shape, const std::vector<PlannedLinear>& linears) {
+  const int64_t adapters = adapter_parameters(linears);
+  if (!shape.learns_scales) return adapters;
+  return std::accumulate(shape.held_groups.begin(), shape.held_groups.end(), adapters);
 }
 
 int64_t optimizer_bytes(const PlanShape& shape, const std::vector<PlannedLinear>& linears) {

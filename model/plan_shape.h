@@ -58,11 +58,11 @@ std::vector<PlannedLinear> planned_linears(const PlanShape& shape);
 /// Parameters of the base, tied weights once.
 int64_t base_parameters(const io::HfConfig& config);
 
-/// Trained parameters: the sum of R·(N + K).
+/// Parameters of the adapters: the sum of R·(N + K).
 int64_t adapter_parameters(const std::vector<PlannedLinear>& linears);
 
-/// Scales that are trained beside them.
-int64_t scale_parameters(const PlanShape& shape);
+/// All that is trained: these, and scales that are learned.
+int64_t trained_parameters(const PlanShape& shape, const std::vector<PlannedLinear>& linears);
 
 /// NF4 or FP4 as it is held: half a byte a weight; a scale for every G weights of 4 bytes, or of 1
 /// with 4 more for every 256 scales.
