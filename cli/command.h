@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 namespace CLI {
 class App;
@@ -10,6 +11,10 @@ namespace qlora::cli {
 
 /// What the program does once the command line is understood; returns the exit code.
 using Action = std::function<int()>;
+
+/// `option->check(not_empty())`: an empty value is what a shell makes of a variable that is not
+/// set, and no choice. Numbers need it too: CLI11 reads an empty one as 0 or as not given.
+std::function<std::string(const std::string&)> not_empty();
 
 /// Each adds one subcommand, which sets `action` when it is chosen. Nothing is read or computed
 /// before that.

@@ -40,8 +40,10 @@ void add_compare(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand("compare", "Compare what two models take on disk.");
   command->footer(kExamples);
   command->add_option("original", arguments->original, "Folder, GGUF or safetensors file")
+      ->check(not_empty())
       ->required();
   command->add_option("quantized", arguments->quantized, "The same of the smaller model")
+      ->check(not_empty())
       ->required();
   command->add_flag("--json", arguments->json, "Print one JSON object");
   command->callback([arguments, &action] { action = [arguments] { return compare(*arguments); }; });

@@ -115,15 +115,17 @@ int run_merge(ExportArguments arguments, const std::string& format) {
 
 void add_source_options(CLI::App& command, ExportArguments& arguments) {
   ExportRequest& request = arguments.request;
-  command.add_option("--run", request.run, "run directory: its base, adapter and data")
-      ->type_name("DIR");
-  command.add_option("--model-path", request.model_path, "Hugging Face directory or GGUF file")
-      ->type_name("PATH");
-  command.add_option("--adapter", request.adapter, "PEFT adapter folder")->type_name("DIR");
-  command.add_option("--config", request.config, "configuration with an `export` section")
-      ->type_name("FILE");
+  const auto add = [&command](const char* flag, std::string& value, const char* help,
+                              const char* type) {
+    command.add_option(flag, value, help)->check(not_empty())->type_name(type);
+  };
+  add("--run", request.run, "run directory: its base, adapter and data", "DIR");
+  add("--model-path", request.model_path, "Hugging Face directory or GGUF file", "PATH");
+  add("--adapter", request.adapter, "PEFT adapter folder", "DIR");
+  add("--config", request.config, "configuration with an `export` section", "FILE");
   command.add_flag("--overwrite", arguments.overwrite, "replace an output folder that exists");
-  command.add_option("--threads", request.threads, "of the CPU; 0: one per core");
+  command.add_option("--threads", request.threads, "of the CPU; 0: one per core")
+      ->check(not_empty());
   command.add_flag("--dry-run", arguments.dry_run, "check and print the plan, write nothing");
   add_set_option(command, request.overrides);
   add_json_option(command, arguments.json);
@@ -131,7 +133,9 @@ void add_source_options(CLI::App& command, ExportArguments& arguments) {
 
 void add_key_flag(CLI::App& command, ExportArguments& arguments, size_t index) {
   const KeyFlag& flag = kFlags[index];
-  command.add_option(flag.flag, arguments.values[index], flag.help)->type_name(flag.type);
+  command.add_option(flag.flag, arguments.values[index], flag.help)
+      ->check(not_empty())
+      ->type_name(flag.type);
 }
 
 }  // namespace
@@ -144,6 +148,7 @@ void add_merge(CLI::App& program, Action& action) {
   command.footer(kMergeExamples);
   add_source_options(command, *arguments);
   command.add_option("--format", *format, "hf (default), gguf, or nf4 by name")
+      ->check(not_empty())
       ->type_name("FORMAT");
   for (size_t i = 0; i < std::size(kFlags); ++i) {
     const std::string_view flag = kFlags[i].flag;
@@ -164,12 +169,15 @@ void add_export(CLI::App& program, Action& action) {
   ExportRequest& request = arguments->request;
   add_source_options(command, *arguments);
   command.add_option("--tokens", request.tokens.calibration, "calibration ids [rows, L]")
+      ->check(not_empty())
       ->type_name("FILE:TENSOR");
   command.add_option("--eval-tokens", request.tokens.evaluation, "held-out ids [rows, L]")
+      ->check(not_empty())
       ->type_name("FILE:TENSOR");
   for (size_t i = 0; i < std::size(kFlags); ++i) add_key_flag(command, *arguments, i);
   command.add_flag("--keep", arguments->keep, "publish although the gate refused");
-  command.add_option("--compute-dtype", request.compute_dtype, "auto, bf16, fp16 or fp32");
+  command.add_option("--compute-dtype", request.compute_dtype, "auto, bf16, fp16 or fp32")
+      ->check(not_empty());
   command.callback(
       [arguments, &action] { action = [arguments] { return run_command(*arguments); }; });
 }

@@ -49,7 +49,7 @@ eval::Protocol row_protocol(const data::Dataset& rows, const configs::RunConfig&
   std::vector<std::string> texts;
   for (const data::Record& row : rows.records) texts.push_back(row.text);
   const int64_t window = config.exporting.evaluation.block_tokens;
-  return joined_protocol(texts, window, window, tokenizer);
+  return joined_protocol(texts, window, window, tokenizer, rows.name);
 }
 
 /// The file of a split: in a folder of files the one of its name; a file alone is its only split.

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/output.h"
@@ -23,6 +24,23 @@ namespace fs = std::filesystem;
 void read_config(const std::string& file, configs::RunConfig& config, RunLog& log) {
   for (const std::string& notice : read_fields(read_json_file(file), config, file).notices) {
     log.notice(notice);
+  }
+}
+
+/// Applies --set. What a run trained on is over: its section qat is no choice of an export.
+void apply_overrides(const std::vector<std::string>& overrides, configs::RunConfig& config,
+                     RunLog& log) {
+  for (const std::string& assignment : overrides) {
+    const ReadNotes notes = override_field(config, assignment);
+    const auto key = std::find_if(notes.given.begin(), notes.given.end(), [](const auto& name) {
+      return name == "qat" || name.starts_with("qat.");
+    });
+    QLORA_CHECK(
+        key == notes.given.end(), ConfigError,
+        "[export] --set {} changes {}, which says what the run trained on; leave it out, and "
+        "say what to write with --quantization-type, --bits, --group-size and --merge-base",
+        assignment, *key);
+    for (const std::string& notice : notes.notices) log.notice(notice);
   }
 }
 
@@ -77,6 +95,14 @@ Json decided(const exporter::GridOptions& asked, const std::string& model_path) 
   return facts;
 }
 
+/// The grid of a run in the words of its section qat.
+std::string trained_text(const configs::RunConfig& trained, const exporter::GridOptions& grid) {
+  const exporter::ResolvedGrid resolved = exporter::resolve_grid(grid);
+  if (trained.qat.scheme == exporter::QatScheme::kExport) return exporter::describe(resolved);
+  return fmt::format("{}, {} bits, {}", exporter::name_of(trained.qat.scheme), resolved.bits,
+                     resolved.symmetric ? "symmetric" : "asymmetric");
+}
+
 /// Whether what is exported is what the run trained on; says where it is not.
 void mark_trained_grid(const std::optional<configs::RunConfig>& trained, configs::RunConfig& config,
                        RunLog& log) {
@@ -102,7 +128,7 @@ void mark_trained_grid(const std::optional<configs::RunConfig>& trained, configs
   }
   const bool is_rounded = exporter::resolve_grid(options.grid).is_quantized();
   log.notice(fmt::format("the run trained on {} over the {} base; what is written is {}",
-                         exporter::describe(exporter::resolve_grid(trained_on)),
+                         trained_text(*trained, trained_on),
                          exporter::name_of(trained->qat.merge_base),
                          !is_rounded     ? "the merged weights before they are rounded"
                          : has_same_base ? "another grid, rounded anew"
@@ -139,13 +165,11 @@ PreparedExport prepare_export(const ExportRequest& request, RunLog& log) {
     config.exporting.merge_base = exporter::MergeBase::kAuto;
   }
   if (!request.model_path.empty()) config.model_name_or_path = request.model_path;
-  for (const std::string& assignment : request.overrides) {
-    for (const std::string& notice : override_field(config, assignment).notices) log.notice(notice);
-  }
+  apply_overrides(request.overrides, config, log);
   if (!request.compute_dtype.empty()) {
     override_field(config, "compute_dtype=" + request.compute_dtype);
   }
-  if (request.threads > 0) config.threads = request.threads;
+  if (request.threads != 0) config.threads = request.threads;
   validate_fields(config);
   QLORA_CHECK(!config.model_name_or_path.empty(), ConfigError,
               "[usage] no model is named; give --run a run directory, or --model-path a Hugging "

@@ -43,9 +43,8 @@ PreparedExport prepare_export_of_run(const configs::RunConfig& config);
 
 /// Exports, prints the table (or one JSON object).
 ///   training  facts of the run that ends with this export; the one JSON object is then theirs,
-///   with
-///             those of the export under "export"
-///   returns   0, kExitGate, or 130 / 143 after a signal
+///             with those of the export under "export"
+///   returns   0, kExitGate, or 129 / 130 / 143 after a signal
 int run_export(const PreparedExport& prepared, bool json, RunLog& log,
                const nlohmann::ordered_json& training = nullptr);
 

@@ -1,16 +1,19 @@
 #include <unistd.h>
 
 #include <CLI/App.hpp>
+#include <charconv>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <optional>
 
 #include "cli/command.h"
 #include "cli/model_arguments.h"
 #include "cli/output.h"
+#include "cli/token_input.h"
 #include "core/error.h"
 #include "core/log_sinks.h"
 #include "core/memory.h"
@@ -28,7 +31,8 @@ constexpr const char* kExamples = R"(Examples:
   qlora generate --adapter runs/out --load-in-4bit --template dolly --prompt "Define: lantern"
   qlora generate --model-path M --template chat --temperature 0.7 --top-p 0.9 --seed 1
 
-Without a prompt every line of standard input is one; answers stream to standard output.
+Without a prompt every line of standard input is one; answers stream to standard output, one for
+each line: an empty line gets an empty one. With --json all of standard input is one prompt.
 )";
 
 struct GenerateArguments {
@@ -114,8 +118,10 @@ class Answerer {
     const auto show = [this](std::string_view piece) {
       print(is_terminal_ ? terminal_safe(piece, LineBreaks::kKeep) : std::string(piece));
     };
-    const std::vector<int32_t> ids = tokenizer_->encode(
-        renderer_.prompt(record_of(arguments_, prompt)), {.add_special = !renderer_.is_chat()});
+    const std::string text = renderer_.prompt(record_of(arguments_, prompt));
+    const std::vector<int32_t> ids = renderer_.is_chat()
+                                         ? tokenizer_->encode(text, {.add_special = false})
+                                         : encode_text(text, *tokenizer_, "the prompt");
     eval::Generation generation =
         eval::generate(model_, *tokenizer_, ids, arguments_.options,
                        stream ? show : std::function<void(std::string_view)>());
@@ -147,20 +153,25 @@ void notice_speed(const eval::Generation& generation, RunLog& log) {
       duration_text(generation.prompt_seconds), eval::stop_reason_name(generation.stop)));
 }
 
+/// Editors and echo end a text with one, which is not meant for the model.
+std::string without_last_line_break(std::string text) {
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  return text;
+}
+
 void answer_lines(Answerer& answerer, RunLog& log) {
   const bool asks = isatty(STDIN_FILENO) == 1;
   std::string line;
   while ((!asks || std::fputs("> ", stderr) >= 0) && std::getline(std::cin, line)) {
-    if (line.empty()) continue;
-    notice_speed(answerer.answer(line, true), log);
+    line = without_last_line_break(line);
+    if (!line.empty()) {
+      notice_speed(answerer.answer(line, true), log);
+    } else if (!asks) {
+      print("\n");  // answers stay in step with prompts
+    }
   }
   if (asks) std::fputs("\n", stderr);
-}
-
-/// Editors and echo end a text with one, which is not meant for the model.
-std::string without_last_line_break(std::string text) {
-  if (!text.empty() && text.back() == '\n') text.pop_back();
-  return text;
 }
 
 int generate(const GenerateArguments& arguments) {
@@ -197,16 +208,36 @@ int generate(const GenerateArguments& arguments) {
   return 0;
 }
 
+/// CLI11 lets a number below 0 wrap around, and one too large stop at the largest.
+std::string seed_problem(const std::string& text) {
+  uint64_t seed = 0;
+  const char* end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, seed);
+  if (read.ec == std::errc() && read.ptr == end) return "";
+  return fmt::format("is {}, allowed: a whole number, 0 to {}",
+                     text.empty() ? "empty" : terminal_safe(text, LineBreaks::kReplace),
+                     std::numeric_limits<uint64_t>::max());
+}
+
 void add_sampling_options(CLI::App& command, eval::GenerateOptions& options) {
-  command.add_option("--max-new-tokens", options.max_new_tokens, "longest answer (128)");
-  command.add_option("--temperature", options.sampling.temperature,
-                     "0: always the most likely token (0)");
-  command.add_option("--top-k", options.sampling.top_k, "draw from the k most likely; 0: all (0)");
-  command.add_option("--top-p", options.sampling.top_p,
-                     "draw from the fewest tokens that hold this share (1)");
-  command.add_option("--repetition-penalty", options.sampling.repetition_penalty,
-                     "above 1: tokens seen before become less likely (1)");
-  command.add_option("--seed", options.seed, "equal seeds give equal answers (0)");
+  command.add_option("--max-new-tokens", options.max_new_tokens, "longest answer (128)")
+      ->check(not_empty());
+  command
+      .add_option("--temperature", options.sampling.temperature,
+                  "0: always the most likely token (0)")
+      ->check(not_empty());
+  command.add_option("--top-k", options.sampling.top_k, "draw from the k most likely; 0: all (0)")
+      ->check(not_empty());
+  command
+      .add_option("--top-p", options.sampling.top_p,
+                  "draw from the fewest tokens that hold this share (1)")
+      ->check(not_empty());
+  command
+      .add_option("--repetition-penalty", options.sampling.repetition_penalty,
+                  "above 1: tokens seen before become less likely (1)")
+      ->check(not_empty());
+  command.add_option("--seed", options.seed, "equal seeds give equal answers (0)")
+      ->check(seed_problem);
 }
 
 }  // namespace
@@ -220,14 +251,18 @@ void add_generate(CLI::App& program, Action& action) {
   command.add_option("--prompt,--instruction", arguments->prompt,
                      "the text to go on from, or with a template the instruction");
   command.add_option("--prompt-file", arguments->prompt_file, "the same from a file")
+      ->check(not_empty())
       ->type_name("FILE");
   command.add_option("--context,--input", arguments->context, "the template's input block");
-  command.add_option("--template", arguments->prompt_template,
-                     "none, dolly, alpaca, chatml, or chat: the checkpoint's own (none)");
+  command
+      .add_option("--template", arguments->prompt_template,
+                  "none, dolly, alpaca, chatml, or chat: the checkpoint's own (none)")
+      ->check(not_empty());
   command.add_option("--system", arguments->system, "first message of a chat");
   command
       .add_option("--chat-template", arguments->chat_template,
                   "Jinja file for --template chat instead of the adapter's or the model's")
+      ->check(not_empty())
       ->type_name("FILE");
   add_sampling_options(command, arguments->options);
   command.callback([arguments, &action] { action = [arguments] { return generate(*arguments); }; });

@@ -37,7 +37,7 @@ struct InspectArguments {
   std::string colour = "auto";
 };
 
-Json inspect_path(const std::filesystem::path& path, TensorList tensors) {
+Json inspect_path(const std::filesystem::path& path, TensorList tensors, RunLog& log) {
   QLORA_CHECK(std::filesystem::exists(path), IoError, "[inspect] {} does not exist", path.string());
   if (!std::filesystem::is_directory(path)) {
     if (path.extension() == ".gguf") return inspect_gguf(path, tensors);
@@ -47,7 +47,7 @@ Json inspect_path(const std::filesystem::path& path, TensorList tensors) {
                 path.string());
     return inspect_safetensors(path, tensors);
   }
-  if (is_run_directory(path)) return inspect_run(path);
+  if (is_run_directory(path)) return inspect_run(path, log);
   if (std::filesystem::exists(path / "adapter_config.json")) return inspect_adapter(path, tensors);
   if (std::filesystem::exists(path / "config.json")) return inspect_model_directory(path, tensors);
   throw FormatError(fmt::format(
@@ -74,8 +74,8 @@ int inspect(const InspectArguments& arguments) {
   const Colour colour = choose_colour(arguments.colour);
   TerminalLog log(stderr);
   if (arguments.data_config.empty()) {
-    const Json facts =
-        inspect_path(arguments.path, arguments.tensors ? TensorList::kShow : TensorList::kHide);
+    const Json facts = inspect_path(arguments.path,
+                                    arguments.tensors ? TensorList::kShow : TensorList::kHide, log);
     arguments.json ? print_json(facts) : print(facts_text(facts));
     return 0;
   }
@@ -94,13 +94,18 @@ void add_inspect(CLI::App& program, Action& action) {
   CLI::App& command = *program.add_subcommand(
       "inspect", "Show what is in a model, an adapter, a run, a tensor file or a data set.");
   command.footer(kExamples);
-  command.add_option("PATH", arguments->path,
-                     "Hugging Face folder, .gguf, .safetensors, adapter folder or run directory");
+  command
+      .add_option("PATH", arguments->path,
+                  "Hugging Face folder, .gguf, .safetensors, adapter folder or run directory")
+      ->check(not_empty());
   command.add_flag("--tensors", arguments->tensors, "list every tensor");
   command.add_option("--data", arguments->data_config, "show what this configuration trains on")
+      ->check(not_empty())
       ->type_name("CONFIG");
-  command.add_option("--rows", arguments->rows, "with --data: examples to show (3)");
-  command.add_option("--colour,--color", arguments->colour, "auto, always or never (auto)");
+  command.add_option("--rows", arguments->rows, "with --data: examples to show (3)")
+      ->check(not_empty());
+  command.add_option("--colour,--color", arguments->colour, "auto, always or never (auto)")
+      ->check(not_empty());
   add_set_option(command, arguments->overrides);
   add_json_option(command, arguments->json);
   command.callback([arguments, &action] { action = [arguments] { return inspect(*arguments); }; });

@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "core/json_file.h"
 #include "io/atomic_file.h"
+#include "lora/peft_files.h"
 #include "trainer/loss_curve.h"
 #include "trainer/run_directory.h"
 
@@ -72,21 +77,50 @@ Json config_facts(const std::filesystem::path& file) {
   return facts;
 }
 
+/// Lines of the log that read_loss_history passes over because they are no objects.
+int64_t unreadable_lines(const std::filesystem::path& log_jsonl) {
+  std::ifstream file(log_jsonl);
+  int64_t count = 0;
+  for (std::string line; std::getline(file, line);) {
+    count += line.empty() || Json::parse(line, nullptr, false).is_object() ? 0 : 1;
+  }
+  return count;
+}
+
+/// Why the adapter of a run that has one cannot be loaded.
+std::optional<std::string> adapter_problem(const std::filesystem::path& directory) {
+  try {
+    lora::read_peft_adapter(directory);
+  } catch (const Error& error) {
+    return fmt::format("the adapter cannot be read: {}", error.what());
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 bool is_run_directory(const std::filesystem::path& path) {
   return std::filesystem::exists(path / "log.jsonl");
 }
 
-Json inspect_run(const std::filesystem::path& directory) {
+Json inspect_run(const std::filesystem::path& directory, RunLog& log) {
   Json facts = {{"kind", "training run"}, {"path", directory.string()}};
   const std::filesystem::path config = directory / "config.resolved.json";
   if (std::filesystem::exists(config)) facts["config"] = config_facts(config);
-  const trainer::LossHistory history = trainer::read_loss_history(directory / "log.jsonl");
+  const std::filesystem::path log_file = directory / "log.jsonl";
+  const trainer::LossHistory history = trainer::read_loss_history(log_file);
+  if (const int64_t count = unreadable_lines(log_file); count > 0) {
+    facts["unreadable_log_lines"] = count;
+    log.warn(fmt::format("lines of {} that cannot be read and are passed over: {}",
+                         log_file.string(), count));
+  }
   if (!history.train.empty()) facts["training"] = training_facts(history.train);
   facts["evaluations"] = evaluation_facts(history.eval);
   facts["checkpoints"] = checkpoint_facts(directory);
-  facts["finished"] = std::filesystem::exists(directory / "adapter_model.safetensors");
+  const bool has_adapter = std::filesystem::exists(directory / "adapter_model.safetensors");
+  const auto problem = has_adapter ? adapter_problem(directory) : std::nullopt;
+  facts["finished"] = has_adapter && !problem;
+  if (problem) facts["problem"] = *problem;
   return facts;
 }
 

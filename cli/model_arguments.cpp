@@ -2,6 +2,7 @@
 
 #include <CLI/App.hpp>
 
+#include "cli/command.h"
 #include "cli/qat_run.h"
 #include "core/error.h"
 #include "core/json_file.h"
@@ -55,6 +56,12 @@ void warn_of_other_base(const std::string& adapter, const std::string& model_pat
   if (difference) log.warn(*difference);
 }
 
+std::function<std::string(const std::string&)> not_empty() {
+  return [](const std::string& value) {
+    return value.empty() ? std::string("is empty; give a value or leave the option out") : "";
+  };
+}
+
 void add_set_option(CLI::App& command, std::vector<std::string>& overrides) {
   command
       .add_option("--set", overrides,
@@ -72,6 +79,7 @@ void add_device_option(CLI::App& command, std::string& device) {
       .add_option(
           "--device", device,
           "auto, cpu or cuda (auto: cuda where it can be used, else the CPU, with the reason)")
+      ->check(not_empty())
       ->type_name("DEVICE");
 }
 
@@ -80,15 +88,20 @@ void add_model_options(CLI::App& command, ModelArguments& arguments) {
       .add_option(
           "--model-path", arguments.model_path,
           "Hugging Face directory or GGUF file; default: the base model that --adapter names")
+      ->check(not_empty())
       ->type_name("PATH");
   command.add_option("--adapter", arguments.adapter, "PEFT adapter folder, e.g. a run directory")
+      ->check(not_empty())
       ->type_name("DIR");
   command.add_flag("--load-in-4bit", arguments.load_in_4bit,
                    "hold the base in NF4 with double quantization, as training does");
-  command.add_option("--compute-dtype", arguments.compute_dtype,
-                     "auto, bf16, fp16 or fp32 (auto: BF16 where the machine has it)");
+  command
+      .add_option("--compute-dtype", arguments.compute_dtype,
+                  "auto, bf16, fp16 or fp32 (auto: BF16 where the machine has it)")
+      ->check(not_empty());
   add_device_option(command, arguments.device);
-  command.add_option("--threads", arguments.threads, "of the CPU; 0: one per core");
+  command.add_option("--threads", arguments.threads, "of the CPU; 0: one per core")
+      ->check(not_empty());
   add_set_option(command, arguments.overrides);
   add_json_option(command, arguments.json);
 }

@@ -72,28 +72,37 @@ int perplexity(const PerplexityArguments& arguments) {
 
 void add_input_options(CLI::App& command, PerplexityInput& input) {
   command.add_option("--text", input.text, "text file: one stream of tokens in windows")
+      ->check(not_empty())
       ->type_name("FILE");
   command
       .add_option("--dataset-name", input.dataset_name,
                   ".jsonl, .json or .csv file; instruction rows are scored as training does, "
                   "plain text rows as one stream")
+      ->check(not_empty())
       ->type_name("FILE");
   command.add_option("--tokens", input.tokens, "token ids [rows, L]: each row on its own")
+      ->check(not_empty())
       ->type_name("FILE:TENSOR");
-  command.add_option("--blocks", input.blocks, "with --tokens: the first rows only; 0: all");
-  command.add_option("--seq-len", input.seq_len, "tokens in a window (512)");
-  command.add_option("--stride", input.stride, "tokens between windows; default: seq-len");
+  command.add_option("--blocks", input.blocks, "with --tokens: the first rows only; 0: all")
+      ->check(not_empty());
+  command.add_option("--seq-len", input.seq_len, "tokens in a window (512)")->check(not_empty());
+  command.add_option("--stride", input.stride, "tokens between windows; default: seq-len")
+      ->check(not_empty());
   command.add_flag("--per-text", input.per_text,
                    "each line or row a text of its own, weighted by its predictions");
   command.add_flag("--rows", input.rows,
                    "with --dataset-name: score rows of plain text as training does");
-  command.add_option("--max-length", input.max_length,
-                     "longest text in tokens; default: 1024 with --per-text, else data.max_length");
-  command.add_option("--limit", input.limit,
-                     "first lines or rows only; 0: all (100 with --per-text)");
-  command.add_option("--template", input.prompt_template,
-                     "auto, none, dolly, alpaca, chatml or chat");
-  command.add_option("--loss-on", input.loss_on, "response or all");
+  command
+      .add_option("--max-length", input.max_length,
+                  "longest text in tokens; default: 1024 with --per-text, else data.max_length")
+      ->check(not_empty());
+  command
+      .add_option("--limit", input.limit, "first lines or rows only; 0: all (100 with --per-text)")
+      ->check(not_empty());
+  command
+      .add_option("--template", input.prompt_template, "auto, none, dolly, alpaca, chatml or chat")
+      ->check(not_empty());
+  command.add_option("--loss-on", input.loss_on, "response or all")->check(not_empty());
 }
 
 }  // namespace

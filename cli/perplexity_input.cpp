@@ -98,20 +98,35 @@ void keep_first(std::vector<T>& items, int64_t limit) {
   if (limit > 0 && limit < static_cast<int64_t>(items.size())) items.resize(limit);
 }
 
-eval::Protocol per_text(std::vector<std::string> texts, const PerplexityInput& input,
+/// Texts, and how messages name each of them.
+struct NamedTexts {
+  std::vector<std::string> texts;
+  std::vector<std::string> names;
+};
+
+NamedTexts lines_of(const std::string& file) {
+  NamedTexts lines{.texts = split_lines(io::read_file(file)), .names = {}};
+  for (size_t i = 1; i <= lines.texts.size(); ++i) {
+    lines.names.push_back(fmt::format("{}:{}", file, i));
+  }
+  return lines;
+}
+
+eval::Protocol per_text(NamedTexts lines, const PerplexityInput& input,
                         const data::Tokenizer& tokenizer, bool spells_special) {
-  keep_first(texts, input.limit.value_or(kPerTextLimit));
+  keep_first(lines.texts, input.limit.value_or(kPerTextLimit));
   std::vector<std::vector<int32_t>> ids;
-  for (const std::string& text : texts) {
-    ids.push_back(tokenizer.encode(text, {.add_special = !spells_special}));
+  for (size_t i = 0; i < lines.texts.size(); ++i) {
+    ids.push_back(spells_special ? tokenizer.encode(lines.texts[i], {.add_special = false})
+                                 : encode_text(lines.texts[i], tokenizer, lines.names[i]));
   }
   return eval::per_text_protocol(ids, input.max_length.value_or(kPerTextMaxLength));
 }
 
 eval::Protocol stream(const std::vector<std::string>& texts, const PerplexityInput& input,
-                      const data::Tokenizer& tokenizer) {
+                      const data::Tokenizer& tokenizer, const std::string& where) {
   const int64_t seq_len = input.seq_len.value_or(kSeqLen);
-  return joined_protocol(texts, seq_len, input.stride.value_or(seq_len), tokenizer);
+  return joined_protocol(texts, seq_len, input.stride.value_or(seq_len), tokenizer, where);
 }
 
 data::ExampleOptions example_options(const PerplexityInput& input, const data::DataOptions& data) {
@@ -133,12 +148,15 @@ eval::Protocol from_dataset(const PerplexityInput& input, const configs::RunConf
                                    : Measure::kExamples);
   const data::ExampleOptions options = example_options(input, config.data);
   if (input.per_text || is_stream) {
-    std::vector<std::string> texts;
+    NamedTexts rows;
     const data::RowRenderer renderer(set.form, options, tokenizer, set.name);
-    for (const data::Record& record : set.records) texts.push_back(renderer.text(record));
-    if (input.per_text) return per_text(std::move(texts), input, tokenizer, renderer.is_chat());
-    keep_first(texts, input.limit.value_or(0));
-    return stream(texts, input, tokenizer);
+    for (const data::Record& record : set.records) {
+      rows.texts.push_back(renderer.text(record));
+      rows.names.push_back(renderer.where(record));
+    }
+    if (input.per_text) return per_text(std::move(rows), input, tokenizer, renderer.is_chat());
+    keep_first(rows.texts, input.limit.value_or(0));
+    return stream(rows.texts, input, tokenizer, set.name);
   }
   keep_first(set.records, input.limit.value_or(0));
   const data::ExampleSet examples = data::build_examples(set, options, tokenizer);
@@ -168,9 +186,8 @@ eval::Protocol make_protocol(const PerplexityInput& input, const configs::RunCon
   if (!input.tokens.empty()) return from_tokens(input, config.model_name_or_path);
   const auto tokenizer = data::load_tokenizer(config.model_name_or_path);
   if (!input.dataset_name.empty()) return from_dataset(input, config, *tokenizer, log);
-  const std::string text = io::read_file(input.text);
-  return input.per_text ? per_text(split_lines(text), input, *tokenizer, false)
-                        : stream({text}, input, *tokenizer);
+  return input.per_text ? per_text(lines_of(input.text), input, *tokenizer, false)
+                        : stream({io::read_file(input.text)}, input, *tokenizer, input.text);
 }
 
 }  // namespace qlora::cli

@@ -104,7 +104,7 @@ int plan_serving(const PlanArguments& arguments) {
   if (plan.device_bytes) {
     plan.recommendation = model::recommend_scheme(plan.schemes, *plan.device_bytes, goal);
   }
-  if (arguments.bits > 0) {
+  if (arguments.bits != 0) {
     std::erase_if(plan.schemes, [&](const model::SchemeMemory& memory) {
       return model::scheme_bits(memory.scheme) != arguments.bits;
     });
@@ -161,18 +161,24 @@ void add_inference_options(CLI::App& command, PlanArguments& arguments) {
   command
       .add_option("--model-path", arguments.model_path,
                   "with --inference: a folder with config.json, or a GGUF file")
+      ->check(not_empty())
       ->type_name("PATH");
   command
       .add_option("--parameters", arguments.parameters,
                   "with --inference: instead of a model; weights alone")
+      ->check(not_empty())
       ->type_name("7B");
-  command.add_option("--context", arguments.context, "tokens of a sequence (2048)");
-  command.add_option("--batch", arguments.batch, "sequences at a time (1)");
-  command.add_option("--bits", arguments.bits, "show this width alone: 2, 3, 4, 8, 16, 32");
-  command.add_option("--kv-bits", arguments.kv_bits, "of keys and values: 4, 8, 16, 32 (16)");
+  command.add_option("--context", arguments.context, "tokens of a sequence (2048)")
+      ->check(not_empty());
+  command.add_option("--batch", arguments.batch, "sequences at a time (1)")->check(not_empty());
+  command.add_option("--bits", arguments.bits, "show this width alone: 2, 3, 4, 8, 16, 32")
+      ->check(not_empty());
+  command.add_option("--kv-bits", arguments.kv_bits, "of keys and values: 4, 8, 16, 32 (16)")
+      ->check(not_empty());
   command
       .add_option("--prefer", arguments.prefer,
                   "what the recommendation is for: balanced, accuracy, memory, speed")
+      ->check(not_empty())
       ->type_name("GOAL");
 }
 
@@ -183,13 +189,15 @@ void add_plan(CLI::App& program, Action& action) {
   CLI::App& command = *program.add_subcommand(
       "plan", "Tell what memory and disk a run or a served model will take; loads nothing.");
   command.footer(kExamples);
-  command.add_option("CONFIG", arguments->config, "the run's configuration");
+  command.add_option("CONFIG", arguments->config, "the run's configuration")->check(not_empty());
   add_set_option(command, arguments->overrides);
   command
       .add_option("--device-memory", arguments->device_memory,
                   "of the device it is to fit on, as 24GB or 16GiB")
+      ->check(not_empty())
       ->type_name("SIZE");
   command.add_option("--gpu", arguments->gpu, "the same by the name of a GPU; means device cuda")
+      ->check(not_empty())
       ->type_name("NAME");
   command.add_flag("--no-data", arguments->no_data, "count every row as data.max_length tokens");
   add_inference_options(command, *arguments);

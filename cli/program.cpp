@@ -3,6 +3,7 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -29,7 +30,8 @@ constexpr const char* kExamples = R"(Examples:
   qlora config explain lora.r
 
 qlora SUBCOMMAND --help says more. Exit codes: 0 done, 1 a bug, 2 refused with one line that says
-why, 3 an export that lost more than was allowed, 130 and 143 stopped by Ctrl-C and SIGTERM.
+why, 3 an export that lost more than was allowed, 129, 130 and 143 stopped by a closed terminal
+(SIGHUP), Ctrl-C and SIGTERM.
 )";
 
 void print_error(const std::string& text) {
@@ -59,17 +61,26 @@ std::string full_name(const CLI::App& command) {
   return parent == nullptr ? command.get_name() : full_name(*parent) + " " + command.get_name();
 }
 
+/// What to say of a word that the command does not take where it stands.
+std::string unknown_word(const CLI::App& command, const std::string& word) {
+  const std::vector<std::string> names = known_names(command);
+  const std::string name = full_name(command);
+  if (std::count(names.begin(), names.end(), word) > 0) {
+    return fmt::format("{} is an option of {} and has to stand behind it: {} ... {}", word, name,
+                       name, word);
+  }
+  const auto nearest = nearest_name(word, names);
+  return fmt::format("{} is not known to {}{}", word, name,
+                     nearest ? fmt::format("; did you mean {}?", *nearest) : "");
+}
+
 /// One line for a line that was not understood, with the nearest known word.
 std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
   const CLI::App& command = *chosen_command(&program);
   const std::vector<std::string> unknown = program.remaining(true);
   std::string what = error.what();
   if (!unknown.empty()) {  // also where a subcommand is missing: it is the word that was not known
-    const std::string word = unknown.front().substr(0, unknown.front().find('='));
-    what = fmt::format("{} is not known to {}", word, full_name(command));
-    if (const auto nearest = nearest_name(word, known_names(command))) {
-      what += fmt::format("; did you mean {}?", *nearest);
-    }
+    what = unknown_word(command, unknown.front().substr(0, unknown.front().find('=')));
   }
   return fmt::format("[usage] {}; see {} --help", what, full_name(command));
 }

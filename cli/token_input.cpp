@@ -25,11 +25,19 @@ data::ExampleSet read_token_argument(const char* flag, const std::string& argume
   return data::read_token_tensor(argument.substr(0, colon), argument.substr(colon + 1), vocab_size);
 }
 
+std::vector<int32_t> encode_text(const std::string& text, const data::Tokenizer& tokenizer,
+                                 const std::string& where) {
+  std::vector<int32_t> ids = tokenizer.encode(text);
+  data::check_single_bos(ids, tokenizer, where);
+  return ids;
+}
+
 eval::Protocol joined_protocol(const std::vector<std::string>& texts, int64_t seq_len,
-                               int64_t stride, const data::Tokenizer& tokenizer) {
+                               int64_t stride, const data::Tokenizer& tokenizer,
+                               const std::string& where) {
   std::string joined;
   for (const std::string& text : texts) joined += (joined.empty() ? "" : "\n\n") + text;
-  return eval::window_protocol(tokenizer.encode(joined), seq_len, stride);
+  return eval::window_protocol(encode_text(joined, tokenizer, where), seq_len, stride);
 }
 
 data::TrainingData load_run_data(const configs::RunConfig& config, RunLog& log) {

@@ -10,19 +10,16 @@
 #include "cli/output.h"
 #include "cli/plan.h"
 #include "cli/qat_run.h"
-#include "cli/token_input.h"
+#include "cli/run_check.h"
 #include "core/error.h"
 #include "core/log_sinks.h"
 #include "core/out_of_memory.h"
-#include "core/parallel.h"
 #include "core/signals.h"
 #include "data/example_builder.h"
 #include "data/tokenizer.h"
-#include "lora/peft_files.h"
-#include "model/device_choice.h"
 #include "trainer/checkpoint.h"
 #include "trainer/finish.h"
-#include "trainer/run_directory.h"
+#include "trainer/run_lock.h"
 #include "trainer/train.h"
 
 namespace qlora::cli {
@@ -34,7 +31,8 @@ constexpr const char* kExamples = R"(Examples:
   qlora train run.json --dry-run              the plan: data, parameters, steps, memory
   qlora train run.json --resume auto          go on from the newest complete checkpoint
 
-Ctrl-C ends the step, saves a checkpoint and exits with 130 (SIGTERM: 143).
+Ctrl-C ends the step, saves a checkpoint and exits with 130 (SIGTERM: 143; SIGHUP, a terminal that
+was closed: 129).
 )";
 
 struct TrainArguments {
@@ -80,7 +78,7 @@ std::string tokenizer_source(const configs::RunConfig& config) {
 }
 
 trainer::RunFacts run_facts(const configs::RunConfig& config, const data::TrainingData& data,
-                            const Plan& plan) {
+                            const Plan& plan, const trainer::RunLock& lock) {
   return {.lora = config.lora,
           .base_model = config.model_name_or_path,
           .tokenizer_source = tokenizer_source(config),
@@ -90,7 +88,8 @@ trainer::RunFacts run_facts(const configs::RunConfig& config, const data::Traini
                                            {"grid", write_fields(config.exporting.grid)}}
                                     : Json(),
           .data_name = data.train.name,
-          .planned_bytes = static_cast<uint64_t>(plan.memory.total())};
+          .planned_bytes = static_cast<uint64_t>(plan.memory.total()),
+          .lock = &lock};
 }
 
 /// As a shell takes it for one word.
@@ -119,10 +118,14 @@ std::string resume_command(const TrainArguments& arguments) {
 int report(const trainer::TrainResult& result, const TrainArguments& arguments, bool exports,
            RunLog& log) {
   if (arguments.json && exports && !result.interrupted) return 0;
-  if (arguments.json) {
-    print_json(Json(trainer::result_json(result)));
-  } else {
-    print(trainer::summary_text(result) + "\n");
+  try {
+    if (arguments.json) {
+      print_json(Json(trainer::result_json(result)));
+    } else {
+      print(trainer::summary_text(result) + "\n");
+    }
+  } catch (const IoError&) {
+    if (!result.interrupted) throw;  // else the terminal may be what has gone
   }
   if (!result.interrupted) return 0;
   log.notice(fmt::format("stopped at step {} of {}; go on with: {}", result.steps,
@@ -133,19 +136,21 @@ int report(const trainer::TrainResult& result, const TrainArguments& arguments, 
 /// The model is gone from memory when this returns.
 trainer::TrainResult load_and_train(const configs::RunConfig& config,
                                     const data::TrainingData& data, const Plan& plan,
-                                    bool has_saved_grids, StageLog& log) {
+                                    bool has_saved_grids, const trainer::RunLock& lock,
+                                    StageLog& log) {
   model::Decoder model = load_with_adapters(config, has_saved_grids, log);
   log.enter("the optimizer's states");
   return trainer::train(model, data.train, data.eval ? &*data.eval : nullptr, config.training,
-                        run_facts(config, data, plan), log);
+                        run_facts(config, data, plan, lock), log);
 }
 
 /// throws    IoError or DeviceError with the plan where memory runs out
 trainer::TrainResult run_training(const configs::RunConfig& config, const data::TrainingData& data,
-                                  const Plan& plan, bool has_saved_grids, RunLog& log) {
+                                  const Plan& plan, bool has_saved_grids,
+                                  const trainer::RunLock& lock, RunLog& log) {
   StageLog stages(log);
   try {
-    return load_and_train(config, data, plan, has_saved_grids, stages);
+    return load_and_train(config, data, plan, has_saved_grids, lock, stages);
   } catch (const std::exception& error) {
     const auto problem = as_out_of_memory(error);
     if (!problem) throw;
@@ -155,59 +160,31 @@ trainer::TrainResult run_training(const configs::RunConfig& config, const data::
   }
 }
 
-/// The adapter that a run begins with, against section lora and the base.
-void check_start(const configs::RunConfig& config, RunLog& log) {
-  const std::string& adapter = config.lora.init_adapter;
-  if (adapter.empty()) return;
-  const auto notice = lora::check_init_adapter(lora::read_peft_adapter(adapter), config.lora);
-  if (notice) log.notice(*notice);
-  warn_of_other_base(adapter, config.model_name_or_path, log);
-}
-
-/// A run that never rounds is a mistake.
-void check_start_step(const configs::RunConfig& config, const Plan& plan) {
-  const auto total = plan.facts["total_steps"].get<int64_t>();
-  QLORA_CHECK(!config.qat.is_on() || config.qat.start_step < total, ConfigError,
-              "[qat] start_step is {}, but the run has {} steps and would never round; allowed: "
-              "below that",
-              config.qat.start_step, total);
-}
-
 int train(const TrainArguments& arguments) {
   TerminalLog log(stderr);
   const configs::LoadedConfig loaded =
       configs::load_run_config(arguments.config, all_overrides(arguments));
   configs::RunConfig config = loaded.config;
   for (const std::string& notice : loaded.notices) log.notice(notice);
-  const trainer::RunStart start = trainer::check_run_directory(config.training, log);
-  const bool has_saved_grids = start.checkpoint && trainer::has_saved_grids(*start.checkpoint);
-  model::check_device(config.device);  // also told before the work
-  if (config.threads > 0) set_thread_count(static_cast<int>(config.threads));
-
-  if (config.qat.is_on()) check_qat(config);
+  const CheckedRun run = check_run(config, log);
+  const bool has_saved_grids =
+      run.start.checkpoint && trainer::has_saved_grids(*run.start.checkpoint);
   const bool exports = config.exporting.after_training.value_or(false);
-  if (exports) {  // what cannot be written is told before the training, not after it
-    const PreparedExport prepared = prepare_export_of_run(config);
-    NullLog quiet;
-    exporter::check_export(prepared.source, prepared.config.exporting, quiet);
-  }
-  if (config.training.resume.empty()) check_start(config, log);
-  const data::TrainingData data = load_run_data(config, log);
-  const Plan plan = make_plan(config, data);
-  check_start_step(config, plan);
   if (arguments.dry_run) {
-    arguments.json ? print_json(plan.facts) : print(plan_text(plan) + "\n");
+    arguments.json ? print_json(run.plan.facts) : print(plan_text(run.plan) + "\n");
     return 0;
   }
-  show_plan(plan, log);
+  show_plan(run.plan, log);
+  const trainer::RunLock lock(config.training.output_dir, log);
   const StopSignals signals;
-  if (!prepare_base(config, data.train, log)) {
+  if (!prepare_base(config, run.data.train, log)) {
     log.notice(
         "stopped before the first step; the same command goes on at the block where it "
         "stopped");
     return stop_exit_code();
   }
-  const trainer::TrainResult result = run_training(config, data, plan, has_saved_grids, log);
+  const trainer::TrainResult result =
+      run_training(config, run.data, run.plan, has_saved_grids, lock, log);
   const int code = report(result, arguments, exports, log);
   if (code != 0 || !exports) return code;
   return run_export(prepare_export_of_run(config), arguments.json, log,
@@ -227,8 +204,10 @@ void add_train(CLI::App& program, Action& action) {
   command
       .add_option("--resume", arguments->resume,
                   "auto: go on from the newest complete checkpoint; or a checkpoint's folder")
+      ->check(not_empty())
       ->type_name("auto|PATH");
   command.add_option("--output-dir", arguments->output_dir, "instead of the configuration's")
+      ->check(not_empty())
       ->type_name("DIR");
   add_device_option(command, arguments->device);
   command.add_flag("--overwrite", arguments->overwrite, "delete what an earlier run left there");

@@ -60,4 +60,8 @@ std::string explain_key(const std::string& path) {
   return explain_field<RunConfig>(path);
 }
 
+Json explain_key_json(const std::string& path) {
+  return explain_field_json<RunConfig>(path);
+}
+
 }  // namespace qlora::configs

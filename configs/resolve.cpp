@@ -52,6 +52,7 @@ void decide_compute_dtype(RunConfig& config, Notices& notices) {
 }
 
 void check_data(const data::DataOptions& data) {
+  data::check_options(data.example.chat);
   const bool has_rows = !data.dataset_name.empty(), has_tokens = !data.tokens.file.empty();
   QLORA_CHECK(has_rows || has_tokens, ConfigError,
               "[config] data.dataset_name is empty: there is nothing to train on; name a .jsonl, "

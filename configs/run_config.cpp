@@ -37,11 +37,4 @@ model::ModelOptions model_options(const RunConfig& config) {
           .exact_base = config.qat.is_on()};
 }
 
-std::string validation_report(const std::string& path, const std::vector<std::string>& overrides) {
-  const LoadedConfig loaded = load_run_config(path, overrides);
-  std::string report;
-  for (const std::string& notice : loaded.notices) report += notice + "\n";
-  return report + path + " is valid\n";
-}
-
 }  // namespace qlora::configs

@@ -111,7 +111,6 @@ model::ModelOptions model_options(const RunConfig& config);
 std::string config_page();                         // docs/config.md
 Json config_schema();                              // JSON Schema, draft 2020-12
 std::string explain_key(const std::string& path);  // one key or section; all keys where empty
-/// Checks a file as `train` would before it loads anything; returns the lines to print.
-std::string validation_report(const std::string& path, const std::vector<std::string>& overrides);
+Json explain_key_json(const std::string& path);    // the same for programs
 
 }  // namespace qlora::configs

@@ -161,10 +161,9 @@ std::string allowed_text(const Field& field) {
   const std::string more = constraint_text(field.type, field.constraint);
   if (!more.empty()) text += (more.starts_with("or ") ? " " : ", ") + more;
   const bool is_integer = field.type.kind == Kind::kInteger;
-  if (is_integer && std::isinf(field.constraint.high)) {
-    text += fmt::format(", at most {}", field.type.highest);
-  }
-  return text;
+  if (!is_integer || !std::isinf(field.constraint.high)) return text;
+  const bool has_no_sign = field.type.lowest == 0 && std::isinf(field.constraint.low);
+  return text + fmt::format(", {} {}", has_no_sign ? "0 to" : "at most", field.type.highest);
 }
 
 std::string quoted(const std::string& text) {
@@ -173,6 +172,10 @@ std::string quoted(const std::string& text) {
 
 std::string actual_text(const Json& value) {
   constexpr size_t kMaxShown = 60;
+  if (value.is_number_float()) {  // JSON has no word for some of them
+    const double number = value.get<double>();
+    if (!std::isfinite(number)) return fmt::format("{}", number);
+  }
   if (value.is_array()) return fmt::format("a list of {}", value.size());
   if (value.is_object()) return fmt::format("an object of {}", value.size());
   std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);

@@ -18,7 +18,7 @@ std::string type_text(const FieldType& type);  // "a whole number"; enumerations
 /// "1 to 1024", "> 0", "one of \"a\", \"b\"", "not empty"; empty where anything goes.
 std::string constraint_text(const FieldType& type, const Constraint& constraint);
 std::string allowed_text(const Field& field);  // both, for messages
-std::string actual_text(const Json& value);    // "the string \"eight\"", cut where long
+std::string actual_text(const Json& value);    // "the string \"eight\"", "nan"; cut where long
 std::string quoted(const std::string& text);   // one line, whatever the text holds
 
 /// Checks, normalises and stores. Throws ConfigError.

@@ -128,23 +128,35 @@ Json section_schema(const FieldList& list) {
   return {{"type", "object"}, {"additionalProperties", false}, {"properties", properties}};
 }
 
-std::string explain_section(const FieldList& list, const std::string& path) {
-  std::string text;
-  for (const Field& field : list.entries()) {
-    const std::string full = path.empty() ? field.key : path + "." + field.key;
-    text += fmt::format("  {:<40} {}\n", full, field.doc);
-  }
-  return text;
+Json explain_value(const Field& field, const std::string& path) {
+  return {{"key", path},
+          {"text", field.doc},
+          {"type", type_text(field.type)},
+          {"default", field.get()},
+          {"allowed", constraint_text(field.type, field.constraint)}};
 }
 
-std::string explain_value(const Field& field, const std::string& path,
-                          const std::vector<std::string>& names) {
-  std::string text = fmt::format("{}: {}\n  type     {}\n  default  {}\n", path, field.doc,
-                                 type_text(field.type), field.get().dump());
-  const std::string allowed = constraint_text(field.type, field.constraint);
-  if (!allowed.empty()) text += fmt::format("  allowed  {}\n", allowed);
-  if (!names.empty()) text += fmt::format("  also     {}\n", fmt::join(names, ", "));
-  return text;
+/// What stands in a section, one level deep.
+Json explain_entries(const FieldList& list, const std::string& path) {
+  Json entries = Json::array();
+  for (const Field& field : list.entries()) {
+    const std::string full = joined(path, field.key);
+    entries.push_back(field.section
+                          ? Json{{"key", full}, {"text", field.doc}, {"type", "a section"}}
+                          : explain_value(field, full));
+  }
+  return entries;
+}
+
+std::vector<std::string> all_synonyms(const FieldList& list, const std::string& path) {
+  std::vector<std::string> names = synonyms(list, path);
+  const size_t dot = path.rfind('.');
+  if (dot == std::string::npos) return names;
+  const std::string section = path.substr(0, dot);
+  for (const std::string& name : synonyms(*list.find(section)->section, path.substr(dot + 1))) {
+    names.push_back(section + "." + name);
+  }
+  return names;
 }
 
 }  // namespace
@@ -162,25 +174,42 @@ Json schema(const FieldList& list, const std::string& title) {
   return schema;
 }
 
-std::string explain(const FieldList& list, const std::string& path) {
-  if (path.empty()) return explain_section(list, "");
+Json explain(const FieldList& list, const std::string& path) {
+  if (path.empty()) return {{"keys", explain_entries(list, "")}};
   const Target target = resolve(list, "", path);
   QLORA_CHECK(target.field, ConfigError, "[config] {} is not a key; {}", shown(path),
               suggestion(list, *target.section, target.section_path, target.unknown));
   if (target.field->section) {
-    return fmt::format("{}: {}\n", target.path, target.field->doc) +
-           explain_section(*target.field->section, target.path);
+    return {{"key", target.path},
+            {"text", target.field->doc},
+            {"type", "a section"},
+            {"keys", explain_entries(*target.field->section, target.path)}};
   }
-  std::vector<std::string> names = synonyms(list, target.path);
-  const size_t dot = target.path.rfind('.');
-  if (dot != std::string::npos) {
-    const std::string section = target.path.substr(0, dot);
-    for (const std::string& name :
-         synonyms(*list.find(section)->section, target.path.substr(dot + 1))) {
-      names.push_back(section + "." + name);
+  Json facts = explain_value(*target.field, target.path);
+  facts["also"] = all_synonyms(list, target.path);
+  return facts;
+}
+
+std::string explanation_text(const Json& facts) {
+  const auto text_of = [](const Json& of, const char* name) { return of[name].get<std::string>(); };
+  std::string text;
+  if (facts.contains("key")) {
+    text = fmt::format("{}: {}\n", text_of(facts, "key"), text_of(facts, "text"));
+  }
+  if (facts.contains("keys")) {
+    for (const Json& entry : facts["keys"]) {
+      text += fmt::format("  {:<40} {}\n", text_of(entry, "key"), text_of(entry, "text"));
     }
+    return text;
   }
-  return explain_value(*target.field, target.path, names);
+  text += fmt::format("  type     {}\n  default  {}\n", text_of(facts, "type"),
+                      facts["default"].dump());
+  if (const auto allowed = text_of(facts, "allowed"); !allowed.empty()) {
+    text += fmt::format("  allowed  {}\n", allowed);
+  }
+  const auto names = facts["also"].get<std::vector<std::string>>();
+  if (!names.empty()) text += fmt::format("  also     {}\n", fmt::join(names, ", "));
+  return text;
 }
 
 }  // namespace qlora::detail

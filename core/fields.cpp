@@ -83,6 +83,19 @@ void Reader::read_section(const FieldList& list, const Json& object, const std::
   }
 }
 
+// A list or an object; quotes of its texts are what a shell takes away.
+Json parsed_structure(const std::string& text, const std::string& source) {
+  try {
+    return parse_json(text, source);
+  } catch (const FormatError& error) {
+    const std::string problem = error.what();  // "[json] not JSON near …"
+    throw ConfigError(
+        fmt::format("[config]{}; {}", problem.substr(std::min(problem.find(' '), problem.size())),
+                    text.starts_with('[') ? R"(a list of texts is written '["a","b"]', or a,b)"
+                                          : R"(an object is written '{"key": 1}')"));
+  }
+}
+
 // The value of key=value, as its field wants it.
 Json parsed_value(const FieldType& type, const std::string& text, const std::string& source) {
   using Kind = FieldType::Kind;
@@ -90,7 +103,7 @@ Json parsed_value(const FieldType& type, const std::string& text, const std::str
   const bool is_text = type.kind == Kind::kText;
   const bool is_list = type.kind == Kind::kTextList;
   const char first = text.empty() ? ' ' : text.front();
-  if (!is_text && (first == '{' || first == '[')) return parse_json(text, source);
+  if (!is_text && (first == '{' || first == '[')) return parsed_structure(text, source);
   if (!is_text || first == '"') {
     Json scalar = Json::parse(text, nullptr, false);
     const bool usable = !scalar.is_discarded() && (!is_list || scalar.is_string());
@@ -155,7 +168,7 @@ void override_value(const FieldList& list, const std::string& assignment, ReadNo
       target.map_key.empty() ? target.path : joined(target.path, target.map_key);
   if (full != typed) reader.note_alias(typed, full);
   if (target.field->section) {
-    reader.read_entry(*target.field, parse_json(text, source), target.path, "");
+    reader.read_entry(*target.field, parsed_structure(text, source), target.path, "");
     return;
   }
   Json value;

@@ -117,7 +117,8 @@ void validate(const FieldList& list);
 void override_value(const FieldList& list, const std::string& assignment, ReadNotes& notes);
 std::string document(const FieldList& list, const std::string& title);
 Json schema(const FieldList& list, const std::string& title);
-std::string explain(const FieldList& list, const std::string& path);
+Json explain(const FieldList& list, const std::string& path);
+std::string explanation_text(const Json& facts);
 
 template <class Options>
 FieldList list_fields(Options& options) {
@@ -181,11 +182,20 @@ Json schema_fields(const std::string& title) {
   return detail::schema(detail::list_fields(defaults), title);
 }
 
-/// What one key or section means, in a few lines. Aliases are followed; ConfigError if unknown.
+/// What one key or section means; all keys where the path is empty. Aliases are followed.
+///   returns   key, text, type, default, allowed (empty: anything of the type) and also (synonyms);
+///             of a section key, text, type and keys: the same of each entry, without synonyms
+///   throws    ConfigError if unknown
 template <class Options>
-std::string explain_field(const std::string& path) {
+Json explain_field_json(const std::string& path) {
   Options defaults;
   return detail::explain(detail::list_fields(defaults), path);
+}
+
+/// The same in a few lines.
+template <class Options>
+std::string explain_field(const std::string& path) {
+  return detail::explanation_text(explain_field_json<Options>(path));
 }
 
 }  // namespace qlora

@@ -16,14 +16,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string position_text(std::string_view text, size_t byte) {
-  const std::string_view before = text.substr(0, std::min(byte, text.size()));
-  const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-  const size_t newline = before.rfind('\n');
-  const size_t column = before.size() - (newline == std::string_view::npos ? 0 : newline + 1);
-  return fmt::format("line {}, column {}", line, std::max<size_t>(column, 1));
-}
-
 // Builds the value as nlohmann's own handler would, and refuses what that one lets through:
 // a key twice in one object (there the last one wins) and any depth of nesting.
 class Builder final : public nlohmann::json_sax<Json> {
@@ -116,6 +108,14 @@ class Builder final : public nlohmann::json_sax<Json> {
 };
 
 }  // namespace
+
+std::string position_text(std::string_view text, size_t byte) {
+  const std::string_view before = text.substr(0, std::min(byte, text.size()));
+  const auto line = 1 + std::count(before.begin(), before.end(), '\n');
+  const size_t newline = before.rfind('\n');
+  const size_t column = before.size() - (newline == std::string_view::npos ? 0 : newline + 1);
+  return fmt::format("line {}, column {}", line, std::max<size_t>(column, 1));
+}
 
 Json parse_json(std::string_view text, const std::string& source, const JsonLimits& limits) {
   QLORA_CHECK(text.size() <= limits.max_bytes, FormatError,

@@ -14,6 +14,9 @@ struct JsonLimits {
   int max_depth = 64;  // nested lists and objects
 };
 
+/// "line 3, column 7": where the first `byte` bytes of a text end, for messages.
+std::string position_text(std::string_view text, size_t byte);
+
 /// Parses JSON; // and /* */ comments are allowed. Key order is kept.
 ///   source    names the text in messages
 ///   throws    FormatError with line and column: not JSON, a number that no double holds, a key

@@ -21,7 +21,8 @@ struct TerminalLogOptions {
 };
 
 /// For people: one live line on a terminal, plain lines elsewhere. Events are not shown.
-/// Control characters in texts are shown as '?', so that no file can steer the terminal.
+/// Control characters in texts are shown as '?', so that no file can steer the terminal. A stream
+/// that takes nothing any more is no error: the run goes on without its reader.
 class TerminalLog final : public RunLog {
  public:
   explicit TerminalLog(std::FILE* out, const TerminalLogOptions& options = {});

@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "data/json_rows.h"
 #include "io/foreign_text.h"
-#include "io/strict_json.h"
 
 namespace qlora::data {
 namespace {
@@ -27,9 +27,14 @@ jinja::Value value_of(const ordered_json& json, const std::string& where) {
 const ordered_json& list_of(const ordered_json& row, const std::string& field,
                             const std::string& where) {
   const auto list = row.find(field);
-  QLORA_CHECK(list != row.end() && list->is_array() && !list->empty(), FormatError,
-              "[data] {}: the field {} has to be a list of messages with at least one", where,
-              io::quote(field));
+  QLORA_CHECK(list != row.end(), FormatError,
+              "[data] {}: the row lacks the field {}, a list of messages", where, io::quote(field));
+  QLORA_CHECK(list->is_array(), FormatError,
+              "[data] {}: the field {} is {}, expected a list of messages", where, io::quote(field),
+              list->type_name());
+  QLORA_CHECK(!list->empty(), FormatError,
+              "[data] {}: the field {} is empty, expected a list of messages with at least one",
+              where, io::quote(field));
   return *list;
 }
 
@@ -109,8 +114,7 @@ void read_tools(const ordered_json& row, const std::string& field, const std::st
   ordered_json list = *tools;
   if (list.is_string()) {
     if (list.get_ref<const std::string&>().empty()) return;
-    list = io::parse_strict_ordered_json(tools->get_ref<const std::string&>(),
-                                         where + ", field " + field);
+    list = parse_row_json(tools->get_ref<const std::string&>(), where + ", field " + field);
   }
   QLORA_CHECK(list.is_array(), FormatError,
               "[data] {}: the field {} is {}, expected a list of tools, or its text as JSON", where,

@@ -30,6 +30,14 @@ struct ChatTemplate::Turns {
 
 namespace {
 
+constexpr const char* kVariablesExample = R"("{\"enable_thinking\": false}")";
+
+/// A message without its "[io] ", to stand in another one.
+std::string_view without_area(std::string_view message) {
+  const size_t space = message.find("] ");
+  return space == std::string_view::npos ? message : message.substr(space + 2);
+}
+
 /// As transformers prepares a message: null members go, and reasoning stands under every name that
 /// templates read it by.
 Value prepared(const Message& message) {
@@ -51,22 +59,36 @@ Value prepared(const Message& message) {
   return Value::dict(std::move(out));
 }
 
+nlohmann::ordered_json parse_variables(const std::string& text) {
+  nlohmann::ordered_json object;
+  try {
+    object = io::parse_strict_ordered_json(text, "data.chat_template_kwargs");
+  } catch (const FormatError& error) {
+    throw ConfigError(fmt::format("[data] {}; expected a text that is a JSON object, as {}",
+                                  without_area(error.what()), kVariablesExample));
+  }
+  QLORA_CHECK(
+      object.is_object(), ConfigError,
+      "[data] data.chat_template_kwargs is {}, expected a text that is a JSON object, as {}",
+      object.type_name(), kVariablesExample);
+  return object;
+}
+
 std::vector<std::pair<std::string, Value>> read_variables(const std::string& text) {
   std::vector<std::pair<std::string, Value>> out;
   if (text.empty()) return out;
-  const auto object = io::parse_strict_ordered_json(text, "chat_template_kwargs");
-  QLORA_CHECK(object.is_object(), ConfigError,
-              "[data] chat_template_kwargs is {}, expected a JSON object", object.type_name());
+  const nlohmann::ordered_json object = parse_variables(text);
   for (const auto& [name, value] : object.items()) {
     for (const char* taken : {"messages", "tools", "documents", "add_generation_prompt"}) {
       QLORA_CHECK(name != taken, ConfigError,
-                  "[data] chat_template_kwargs sets {}, which the row or the program sets",
+                  "[data] data.chat_template_kwargs sets {}, which the row or the program sets; "
+                  "allowed: names other than messages, tools, documents, add_generation_prompt",
                   io::quote(name));
     }
     try {
       out.emplace_back(name, jinja::from_json(value));
     } catch (const jinja::Fault& fault) {
-      throw ConfigError(fmt::format("[data] chat_template_kwargs: {}", fault.what()));
+      throw ConfigError(fmt::format("[data] data.chat_template_kwargs: {}", fault.what()));
     }
   }
   return out;
@@ -83,12 +105,18 @@ std::time_t read_date(const std::string& text) {
   const std::time_t time = in.fail() ? -1 : std::mktime(&day);
   const bool is_day = !in.fail() && in.peek() == std::char_traits<char>::eof() &&
                       day.tm_mday == given.tm_mday && day.tm_mon == given.tm_mon;
-  QLORA_CHECK(is_day, ConfigError, "[data] chat_template_date is {}, expected a day as YYYY-MM-DD",
+  QLORA_CHECK(is_day, ConfigError,
+              "[data] data.chat_template_date is {}, expected a day as YYYY-MM-DD",
               io::quote(text));
   return time;
 }
 
 }  // namespace
+
+void check_options(const ChatTemplateOptions& options) {
+  read_variables(options.chat_template_kwargs);
+  read_date(options.chat_template_date);
+}
 
 ChatTemplate::ChatTemplate(const Tokenizer& tokenizer, const ChatTemplateOptions& options)
     : now_(read_date(options.chat_template_date)) {

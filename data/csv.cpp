@@ -8,7 +8,7 @@ CsvReader::CsvReader(std::string_view text, std::string name)
     : text_(text), name_(std::move(name)) {}
 
 bool CsvReader::at_line_end() const {
-  return at_ < text_.size() && (text_[at_] == '\n' || text_.substr(at_).starts_with("\r\n"));
+  return at_ < text_.size() && (text_[at_] == '\n' || text_[at_] == '\r');
 }
 
 /// Passes over what ends a field: true for a comma, false for the end of the row.
@@ -18,7 +18,7 @@ bool CsvReader::end_field() {
     ++at_;
     return true;
   }
-  at_ += text_[at_] == '\r' ? 2 : 1;
+  at_ += text_.substr(at_).starts_with("\r\n") ? 2 : 1;
   ++line_;
   return false;
 }
@@ -39,10 +39,13 @@ bool CsvReader::read_quoted(std::string& field) {
         return end_field();
       }
     }
-    if (c == '\n') ++line_;
+    if (c == '\n' || (c == '\r' && !text_.substr(at_ + 1).starts_with('\n'))) ++line_;
     field += c;
   }
-  throw FormatError(fmt::format("[data] {}:{}: a quoted field is not closed", name_, begin_line));
+  throw FormatError(
+      fmt::format("[data] {}:{}: a quoted field is not closed; add the closing quote, or write a "
+                  "quote that belongs to the text twice",
+                  name_, begin_line));
 }
 
 bool CsvReader::read_field(std::string& field) {

@@ -7,8 +7,9 @@
 
 namespace qlora::data {
 
-/// Reads RFC 4180 row by row: quoted fields with commas, line ends and doubled quotes; LF or CRLF;
-/// empty lines are passed over. A quote inside an unquoted field stands for itself.
+/// Reads RFC 4180 row by row: quoted fields with commas, line ends and doubled quotes. A row ends
+/// with LF, CRLF or CR, mixed as it may be; empty lines are passed over. A quote inside an unquoted
+/// field stands for itself.
 class CsvReader {
  public:
   /// text   outlives the reader; name is for messages

@@ -43,6 +43,11 @@ struct ChatTemplateOptions {
   std::string chat_template_date;    // YYYY-MM-DD; empty: today
 };
 
+/// What no single key's type and range show.
+///   throws    ConfigError where chat_template_kwargs is no JSON object, or names what the row or
+///             the program sets, and where chat_template_date is no day
+void check_options(const ChatTemplateOptions& options);
+
 /// From rows to token ids.
 struct ExampleOptions {
   PromptTemplate prompt_template = PromptTemplate::kAuto;
@@ -100,7 +105,8 @@ void fields(V& v, ChatTemplateOptions& o) {
   v("chat_template_path", o.chat_template_path, any_value(),
     "Jinja file for prompt_template chat; empty: the template of the checkpoint");
   v("chat_template_kwargs", o.chat_template_kwargs, any_value(),
-    "JSON object of further variables of the chat template, e.g. {\"enable_thinking\": false}");
+    "further variables of the chat template: a text that is a JSON object, e.g. "
+    "{\"enable_thinking\": false}");
   v("chat_template_date", o.chat_template_date, any_value(),
     "YYYY-MM-DD that the chat template takes for today; empty: the day of the run");
 }

@@ -13,6 +13,7 @@
 #include "data/json_rows.h"
 #include "data/utf8.h"
 #include "io/atomic_file.h"
+#include "io/file_kind.h"
 #include "io/foreign_text.h"
 #include "io/mapped_file.h"
 
@@ -97,6 +98,14 @@ class RecordReader {
       return RowForm::kPromptCompletion;
     }
     if (row.contains(o.text_field)) return RowForm::kText;
+    for (const auto& [key, value] : row.items()) {
+      const bool holds_rows = value.is_array() && !value.empty() && value.front().is_object();
+      QLORA_CHECK(
+          !holds_rows, FormatError,
+          "[data] {}:{}: the rows seem to stand in the list {} of an object; make that list "
+          "the whole file",
+          set_.name, line, io::quote(key));
+    }
     throw FormatError(fmt::format(
         "[data] {}:{}: the form of the rows is not known, fields {}; allowed {}, {} + {}, {} + "
         "output, {} + response, {}, or {}; name the fields in the configuration",
@@ -132,20 +141,38 @@ class RecordReader {
   bool is_sharegpt_ = false;
 };
 
-void read_csv(std::string_view text, RecordReader& reader, const std::string& name) {
-  CsvReader csv(text, name);
-  std::vector<std::string> header, row;
-  QLORA_CHECK(csv.next(header), ValueError, "[data] {} is empty, expected a header line", name);
-  for (auto& field : header) field = replace_invalid_utf8(field);
+/// Names of the columns: each once, and cut by commas.
+void check_header(const std::vector<std::string>& header, const CsvReader& csv,
+                  const std::string& name) {
+  const bool is_one = header.size() == 1 && header[0].find_first_of("\t;|") != std::string::npos;
+  QLORA_CHECK(
+      !is_one, FormatError,
+      "[data] {}:{}: the header is the one column {}; columns are separated by commas, save "
+      "the file so",
+      name, csv.line(), io::quote(header[0]));
   auto sorted = header;
   std::sort(sorted.begin(), sorted.end());
   const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
   QLORA_CHECK(twice == sorted.end(), FormatError, "[data] {}:{}: the column {} stands twice", name,
               csv.line(), io::quote(*twice));
+}
+
+void read_csv(std::string_view text, RecordReader& reader, const std::string& name) {
+  CsvReader csv(text, name);
+  std::vector<std::string> header, row;
+  QLORA_CHECK(csv.next(header), ValueError, "[data] {} is empty, expected a header line", name);
+  for (auto& field : header) field = replace_invalid_utf8(field);
+  check_header(header, csv, name);
   while (csv.next(row)) {
     QLORA_CHECK(row.size() == header.size(), FormatError,
-                "[data] {}:{}: the row has {} fields, the header {}", name, csv.line(), row.size(),
-                header.size());
+                "[data] {}:{}: the row has {} fields, the header {}; put a field with commas or "
+                "line ends in quotes",
+                name, csv.line(), row.size(), header.size());
+    for (const std::string& field : row) {
+      QLORA_CHECK(field.find('\0') == std::string::npos, FormatError,
+                  "[data] {}:{}: a zero byte in the row: the file is damaged, or no text", name,
+                  csv.line());
+    }
     json object = json::object();
     for (size_t i = 0; i < row.size(); ++i) object[header[i]] = replace_invalid_utf8(row[i]);
     reader.add(object, csv.line());
@@ -156,6 +183,14 @@ std::string lower_extension(const std::filesystem::path& path) {
   std::string extension = path.extension().string();
   for (char& c : extension) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
   return extension;
+}
+
+/// The file's text, without a byte order mark.
+std::string_view text_of(const io::MappedFile& file, const std::string& name) {
+  std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  io::refuse_other_kind(text, "[data] " + name);
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  return text;
 }
 
 }  // namespace
@@ -170,17 +205,16 @@ Dataset load_dataset(const std::filesystem::path& path, const DatasetOptions& op
               "[data] {} does not exist: no file of that name is here, and nothing is downloaded; "
               "give the path of a .jsonl, .json or .csv file",
               set.name);
+  std::error_code ignored;
+  QLORA_CHECK(!std::filesystem::is_directory(path, ignored), IoError,
+              "[data] {} is a folder; give the path of a .jsonl, .json or .csv file", set.name);
   const io::MappedFile file(path);
+  const std::string_view text = text_of(file, set.name);
   QLORA_CHECK(is_csv || is_json, FormatError,
               "[data] {} is of an unknown kind; known are .jsonl, .json and .csv", set.name);
   const bool is_chat = options.form == RowForm::kMessages || options.form == RowForm::kShareGpt;
   QLORA_CHECK(!is_csv || !is_chat, ConfigError,
               "[data] {}: rows of messages cannot be given as CSV; use .jsonl", set.name);
-  std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  QLORA_CHECK(!text.starts_with("\xFF\xFE") && !text.starts_with("\xFE\xFF"), FormatError,
-              "[data] {} is UTF-16; save it as UTF-8", set.name);
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
-
   RecordReader reader(options, set);
   if (is_csv) {
     read_csv(text, reader, set.name);

@@ -70,17 +70,23 @@ bool ends_with_answer(const Record& record, const std::vector<Piece>& pieces) {
 
 void add_bos(const std::string& where, const ExampleOptions& options, const Tokenizer& tokenizer,
              Example& example) {
-  const int32_t bos = *tokenizer.special().bos;
-  QLORA_CHECK(
-      example.tokens.empty() || example.tokens.front() != bos, ValueError,
-      "[data] {}: the text begins with {} and the tokenizer adds it too; take it out of the "
-      "text or set the tokenizer's add_bos_token to false",
-      where, tokenizer.id_to_piece(bos));
-  example.tokens.insert(example.tokens.begin(), bos);
+  example.tokens.insert(example.tokens.begin(), *tokenizer.special().bos);
   example.learn.insert(example.learn.begin(), options.loss_on == LossOn::kAll);
+  check_single_bos(example.tokens, tokenizer, where);
 }
 
 }  // namespace
+
+void check_single_bos(std::span<const int32_t> tokens, const Tokenizer& tokenizer,
+                      std::string_view where) {
+  if (!tokenizer.add_bos() || tokens.size() < 2) return;
+  const int32_t bos = *tokenizer.special().bos;
+  QLORA_CHECK(
+      tokens[0] != bos || tokens[1] != bos, ValueError,
+      "[data] {}: the text begins with {} and the tokenizer adds it too; take it out of the "
+      "text",
+      where, tokenizer.id_to_piece(bos));
+}
 
 Example build_example(const Record& record, const RowRenderer& renderer,
                       const ExampleOptions& options, const Tokenizer& tokenizer) {
@@ -143,6 +149,19 @@ std::vector<Example> build_all(const Dataset& set, const ExampleOptions& options
   return examples;
 }
 
+/// What the model is to answer is nothing at all, or white space.
+bool has_empty_answer(const Record& record, RowForm form) {
+  const auto is_blank = [](const std::string& text) {
+    return text.find_first_not_of(" \t\r\n") == std::string::npos;
+  };
+  if (form != RowForm::kMessages)
+    return is_blank(form == RowForm::kText ? record.text : record.response);
+  return std::any_of(record.messages.begin(), record.messages.end(), [&](const Message& message) {
+    return message.role == "assistant" && message.has_text && is_blank(message.content) &&
+           message.fields.is_none();
+  });
+}
+
 void cut(Example& example, int64_t max_length) {
   example.tokens.resize(static_cast<size_t>(max_length));
   example.learn.resize(static_cast<size_t>(max_length));
@@ -157,6 +176,9 @@ ExampleSet build_examples(const Dataset& set, const ExampleOptions& options,
   std::vector<Example> built = build_all(set, options, tokenizer);
   ExampleSet out{.name = set.name, .max_length = options.max_length, .examples = {}, .counts = {}};
   out.counts.rows = set.size();
+  out.counts.empty_answers =
+      std::count_if(set.records.begin(), set.records.end(),
+                    [&](const Record& record) { return has_empty_answer(record, set.form); });
   int64_t first_overlong_line = 0, longest = 0;
   for (size_t i = 0; i < built.size(); ++i) {
     const auto length = static_cast<int64_t>(built[i].tokens.size());
@@ -184,7 +206,8 @@ ExampleSet build_examples(const Dataset& set, const ExampleOptions& options,
   QLORA_CHECK(
       !out.examples.empty(), ValueError,
       "[data] no row of {} has a token to learn within max_length {}: {} rows, {} too long, "
-      "{} without a target",
+      "{} without a target; a row needs a response that begins within max_length, or "
+      "loss_on all",
       set.name, options.max_length, set.size(), out.counts.overlong, out.counts.dropped_no_target);
   return out;
 }

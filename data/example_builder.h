@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/run_log.h"
@@ -29,6 +31,7 @@ struct ExampleCounts {
   int64_t truncated = 0;          // of these, cut
   int64_t dropped_overlong = 0;   // of these, left out
   int64_t dropped_no_target = 0;  // nothing left to learn
+  int64_t empty_answers = 0;      // rows with a response that is empty, or white space
 };
 
 /// Tokenised examples, in the order of the file.
@@ -56,6 +59,13 @@ struct ExampleSet {
 ///                      ConfigError if eos is asked for and the tokenizer has none
 Example build_example(const Record& record, const RowRenderer& renderer,
                       const ExampleOptions& options, const Tokenizer& tokenizer);
+
+/// Refuses a text that spells the bos token where the tokenizer adds it too: no model has seen two.
+///   tokens    of the text, with what the tokenizer adds
+///   where     names the text in the message: "rows.jsonl:7", "--prompt"
+///   throws    ValueError
+void check_single_bos(std::span<const int32_t> tokens, const Tokenizer& tokenizer,
+                      std::string_view where);
 
 /// Tokenises a data set, in parallel; the result does not depend on the thread count.
 ///   throws    ValueError if an example is longer than max_length and `overlong` is error, or if no

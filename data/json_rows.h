@@ -7,8 +7,13 @@
 
 namespace qlora::data {
 
+/// Parses a JSON text of a data set. What is no Unicode in it counts as U+FFFD: ill-formed UTF-8,
+/// and the escape of half a surrogate pair ("\ud800").
+///   throws    FormatError, as io::parse_strict_ordered_json
+nlohmann::ordered_json parse_row_json(std::string_view text, std::string_view where);
+
 /// Gives the objects of a JSON Lines file, or of one JSON array, one at a time; their keys keep
-/// their order.
+/// their order. Lines end with LF, CRLF or CR.
 class JsonRows {
  public:
   /// text   outlives the reader; name is for messages
@@ -24,6 +29,7 @@ class JsonRows {
   bool next_line(std::string_view& row);
   bool next_item(std::string_view& row);
   void skip_space();
+  nlohmann::ordered_json parse(std::string_view row) const;
   [[noreturn]] void fail(const char* what) const;
 
   std::string_view text_;
@@ -33,6 +39,7 @@ class JsonRows {
   size_t at_ = 0;
   int64_t line_ = 1;
   int64_t row_line_ = 0;
+  size_t line_feed_ = 0;  // the next one, unless it is not behind at_
 };
 
 }  // namespace qlora::data

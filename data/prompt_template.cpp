@@ -107,7 +107,14 @@ auto RowRenderer::with_line(const Record& record, const Render& render) const {
     return render();
   } catch (const ValueError& error) {
     if (record.line == 0) throw;
-    throw ValueError(fmt::format("[data] {}: {}", where(record), error.what()));
+    const bool has_other =
+        chat_ && std::any_of(record.messages.begin(), record.messages.end(),
+                             [](const Message& message) { return !message.has_text; });
+    throw ValueError(fmt::format(
+        "[data] {}: {}{}", where(record), error.what(),
+        has_other ? "; a message of the row has no text as its content (parts, or tool calls "
+                    "alone), which not every template takes"
+                  : ""));
   }
 }
 

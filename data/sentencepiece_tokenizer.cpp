@@ -24,8 +24,17 @@ constexpr std::string_view kNoDummyPrefix("\x1A\x02\x18\x00", 4);
 void load(sentencepiece::SentencePieceProcessor& processor, const std::string& model,
           const std::string& where) {
   const auto status = processor.LoadFromSerializedProto(model);
-  QLORA_CHECK(status.ok(), FormatError, "[tokenizer] {} is not a usable sentencepiece model: {}",
-              where, status.ToString());
+  if (status.ok()) return;
+  const std::string reason =
+      status.error_message();  // of a file that does not parse, a source line
+  QLORA_CHECK(reason.find(".cc(") != std::string::npos, FormatError,
+              "[tokenizer] {} is no usable sentencepiece model, the library refuses it: {}; fetch "
+              "the file again",
+              where, io::quote(reason));
+  throw FormatError(fmt::format(
+      "[tokenizer] {} is no sentencepiece model, or a damaged one: its {} bytes, which begin with "
+      "{}, do not parse; fetch the file again",
+      where, model.size(), io::quote(std::string_view(model).substr(0, 16))));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "data/json_members.h"
 #include "data/tokenizer_spec.h"
 #include "io/atomic_file.h"
+#include "io/file_kind.h"
 #include "io/foreign_text.h"
 #include "io/strict_json.h"
 
@@ -17,12 +18,27 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxConfigBytes = uint64_t{64} << 20;
 
+std::string read_text(const fs::path& path) {
+  std::string text = io::read_file(path, kMaxConfigBytes);
+  io::refuse_other_kind(text, "[tokenizer] " + path.string());
+  return text;
+}
+
+json parse(const std::string& text, const fs::path& path) {
+  try {
+    return io::parse_strict_json(text, path.string());
+  } catch (const FormatError& error) {
+    throw FormatError(fmt::format("{}; mend the file or fetch it again", error.what()));
+  }
+}
+
 /// The object in a file of the folder; empty where there is no such file.
 json read_object(const fs::path& path) {
   if (!io::is_present(path)) return json::object();
-  json object = io::parse_strict_json(io::read_file(path, kMaxConfigBytes), path.string());
-  QLORA_CHECK(object.is_object(), FormatError, "[tokenizer] {} holds {}, expected an object",
-              path.string(), object.type_name());
+  json object = parse(read_text(path), path);
+  QLORA_CHECK(object.is_object(), FormatError,
+              "[tokenizer] {} holds {}, expected an object; fetch the file again", path.string(),
+              object.type_name());
   return object;
 }
 
@@ -74,12 +90,11 @@ void read_templates(const json& object, const std::string& where,
 /// The files that transformers writes; they count more than tokenizer_config.json.
 void read_template_files(const fs::path& folder, std::vector<NamedTemplate>& templates) {
   if (io::is_present(folder / "chat_template.jinja")) {
-    add_template("default", io::read_file(folder / "chat_template.jinja", kMaxConfigBytes),
-                 templates);
+    add_template("default", read_text(folder / "chat_template.jinja"), templates);
   }
   for (const fs::path& file : io::entries_of(folder / kAdditionalTemplates)) {
     if (file.extension() != ".jinja") continue;
-    add_template(file.stem().string(), io::read_file(file, kMaxConfigBytes), templates);
+    add_template(file.stem().string(), read_text(file), templates);
   }
 }
 

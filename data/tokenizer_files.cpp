@@ -10,6 +10,7 @@
 #include "data/tokenizer_spec.h"
 #include "io/atomic_file.h"
 #include "io/checkpoint.h"
+#include "io/file_kind.h"
 #include "io/foreign_text.h"
 #include "io/gguf.h"
 #include "io/mapped_file.h"
@@ -178,6 +179,8 @@ std::unique_ptr<const Tokenizer> load_tokenizer(const fs::path& path) {
   QLORA_CHECK(text.size() <= kMaxModelBytes, FormatError,
               "[tokenizer] {} has {} bytes, allowed at most {}", where, text.size(),
               kMaxModelBytes);
+  QLORA_CHECK(!text.empty(), FormatError, "[tokenizer] {} is empty; fetch the file again", where);
+  io::refuse_other_kind(text, "[tokenizer] " + where);
   if (found.source == Source::kTokenizerJson) {
     return std::make_unique<BpeTokenizer>(read_tokenizer_json(text, where), config, where);
   }

@@ -69,7 +69,7 @@ void refuse_text(const json& model, const char* key, const std::string& where) {
 }  // namespace
 
 BpeSpec read_tokenizer_json(std::string_view text, const std::string& where) {
-  TokenizerJsonEvents reader(where);
+  TokenizerJsonEvents reader(text, where);
   json::sax_parse(text.begin(), text.end(), &reader);
   const json& root = reader.root;
   QLORA_CHECK(root.is_object() && root.contains("model") && root["model"].is_object(), FormatError,

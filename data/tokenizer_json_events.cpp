@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
+#include "core/json_file.h"
 #include "data/tokenizer_spec.h"
 #include "io/foreign_text.h"
 
@@ -122,10 +124,18 @@ bool TokenizerJsonEvents::end_array() {
   return true;
 }
 
-bool TokenizerJsonEvents::parse_error(std::size_t position, const std::string&,
+bool TokenizerJsonEvents::parse_error(std::size_t position, const std::string& token,
                                       const nlohmann::detail::exception& error) {
-  throw FormatError(fmt::format("[tokenizer] {} is not JSON, at byte {}: {}", where_, position,
-                                io::quote(error.what())));
+  const std::string place = fmt::format("at {} (byte {} of {})", position_text(text_, position),
+                                        std::min(position, text_.size()), text_.size());
+  QLORA_CHECK(position <= text_.size(), FormatError,
+              "[tokenizer] {} ends too early, {}; fetch the file again", where_, place);
+  const std::string read = token.substr(token.size() - std::min<size_t>(token.size(), 40));
+  const bool overflow = error.id == 406;  // out_of_range: a number that no double holds
+  throw FormatError(
+      fmt::format("[tokenizer] {} {} {} {}; fetch the file again", where_,
+                  overflow ? "has a number that no double holds," : "is not JSON near",
+                  io::quote(read), place));
 }
 
 // The rest

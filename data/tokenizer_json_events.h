@@ -15,7 +15,9 @@ namespace qlora::data {
 ///   throws   FormatError for damage; every text is foreign
 class TokenizerJsonEvents final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit TokenizerJsonEvents(const std::string& where) : where_(where) {}
+  /// text   what is parsed; where names its file: both for messages, and outlive this
+  TokenizerJsonEvents(std::string_view text, const std::string& where)
+      : text_(text), where_(where) {}
 
   nlohmann::json root;
   Vocabulary vocabulary;
@@ -58,6 +60,7 @@ class TokenizerJsonEvents final : public nlohmann::json_sax<nlohmann::json> {
   bool score(double value);
   bool merge(const std::string& text);
 
+  std::string_view text_;
   const std::string& where_;
   Region region_ = Region::kTree;
   int depth_ = 0;

@@ -44,6 +44,12 @@ void report(const ExampleSet& set, const char* use, RunLog& log) {
     log.warn(fmt::format("{}: {} of {} rows had no token to learn and were left out", use,
                          c.dropped_no_target, c.rows));
   }
+  if (c.empty_answers > 0) {
+    log.warn(fmt::format(
+        "{}: {} of {} rows have nothing but white space to learn, which teaches the model to say "
+        "nothing; take them out unless that is meant",
+        use, c.empty_answers, c.rows));
+  }
 }
 
 TrainingData load_tokens(const DataOptions& options, int64_t vocab_size) {
@@ -124,6 +130,7 @@ TrainingData load_training_data(const DataOptions& options, const Tokenizer& tok
   QLORA_CHECK(has_tokens != !options.dataset_name.empty(), ConfigError,
               "[data] {} of dataset_name and tokens.file are set; give one of them",
               has_tokens ? "both" : "neither");
+  check_options(options.example.chat);
   TrainingData data = has_tokens ? load_tokens(options, tokenizer.vocab_size())
                                  : load_texts(options, tokenizer, seed, log);
   report(data.train, "training", log);

@@ -32,6 +32,23 @@ GridOptions grid_of_export(const QatOptions& qat, const GridOptions& of_export) 
   return of_export;
 }
 
+/// int8 and fp8 name their whole grid: rows of 8 bits around zero. Told in the scheme's word, which
+/// the table of legal exports does not have.
+void check_row_scheme(const QatOptions& qat, const GridOptions& grid) {
+  const bool has_rows = grid.type == Q::kSmoothquant || grid.type == Q::kFp8;
+  if (!has_rows || qat.scheme == QatScheme::kExport) return;
+  QLORA_CHECK(qat.bits.value_or(8) == 8, ConfigError,
+              "[qat] bits is {}, but scheme {} has 8 bits a weight; leave it out", *qat.bits,
+              name_of(qat.scheme));
+  QLORA_CHECK(qat.symmetric.value_or(true), ConfigError,
+              "[qat] symmetric is false, but the rows of scheme {} lie around zero; leave it out",
+              name_of(qat.scheme));
+  QLORA_CHECK(qat.group_size == GroupSize::kAuto || qat.group_size == GroupSize::kPerRow,
+              ConfigError,
+              "[qat] group_size is {}, but scheme {} has one scale a row; leave it auto",
+              name_of(qat.group_size), name_of(qat.scheme));
+}
+
 /// Where the files say what inputs are rounded to, training rounds them alike.
 void check_activations(const QatOptions& qat, const GridOptions& grid) {
   if (!qat.activations) return;
@@ -131,6 +148,7 @@ GridOptions qat_grid(const QatOptions& qat, const GridOptions& of_export) {
       grid = grid_of_export(qat, of_export);
       break;
   }
+  check_row_scheme(qat, grid);
   resolve_grid(grid);
   check_activations(qat, grid);
   check_scales(qat, grid);

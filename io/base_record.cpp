@@ -11,10 +11,17 @@ namespace qlora::io {
 
 namespace fs = std::filesystem;
 
+BaseRecord base_record_of(const std::string& model_path) {
+  return {.path = model_path, .sha256 = Checkpoint(model_path).source_hash()};
+}
+
+void write_base_record(const fs::path& directory, const BaseRecord& record) {
+  const nlohmann::ordered_json json = {{"path", record.path}, {"sha256", record.sha256}};
+  write_file_atomic(directory / kBaseRecordFile, json.dump(2) + "\n");
+}
+
 void write_base_record(const fs::path& directory, const std::string& model_path) {
-  const nlohmann::ordered_json record = {{"path", model_path},
-                                         {"sha256", Checkpoint(model_path).source_hash()}};
-  write_file_atomic(directory / kBaseRecordFile, record.dump(2) + "\n");
+  write_base_record(directory, base_record_of(model_path));
 }
 
 std::vector<fs::path> adapter_places(const fs::path& adapter) {

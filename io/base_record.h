@@ -17,9 +17,15 @@ struct BaseRecord {
 
 inline constexpr const char* kBaseRecordFile = "base_model.json";
 
-/// Writes kBaseRecordFile beside an adapter. It appears atomically.
-///   throws    what Checkpoint throws; IoError
+/// The record of the weights at a path.
+///   throws    what Checkpoint throws
 ///   cost      reads the model's files once
+BaseRecord base_record_of(const std::string& model_path);
+
+/// Writes kBaseRecordFile beside an adapter. It appears atomically.
+///   throws    IoError
+void write_base_record(const std::filesystem::path& directory, const BaseRecord& record);
+/// The same for base_record_of(model_path).
 void write_base_record(const std::filesystem::path& directory, const std::string& model_path);
 
 /// The record of an adapter's folder or of its run; nothing where there is none, as with adapters

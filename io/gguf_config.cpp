@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "io/foreign_text.h"
 #include "io/gguf_family.h"
+#include "io/gguf_key_names.h"
 #include "io/hf_rope.h"
 #include "io/tensor_layout.h"
 
@@ -42,6 +43,9 @@ class Keys {
       return is_phi || is_gemma2 || family_.family == &kGemma3Family;
     return (is_gemma2 && key.ends_with("softcapping")) ||
            (is_phi && key == "rope.scaling.attn_factor");
+  }
+  std::string in_its_keys(std::string_view message) const {
+    return in_gguf_keys(message, gguf_, family_.name);
   }
   std::string name(const char* key) const { return fmt::format("{}.{}", family_.name, key); }
   auto find_number(const char* key) const { return gguf_.find_number(name(key)); }
@@ -160,6 +164,10 @@ void read_longrope(const Keys& keys, HfConfig& config) {
   config.rope.long_factor = read(kLongFactors);
   config.rope.original_max_position_embeddings =
       keys.integer("rope.scaling.original_context_length");
+  QLORA_CHECK(config.rope.original_max_position_embeddings >= 1, FormatError,
+              "[io] {}: {} is {}, 1 or more is allowed", gguf.path().string(),
+              keys.name("rope.scaling.original_context_length"),
+              config.rope.original_max_position_embeddings);
   config.rope.factor = static_cast<double>(config.max_position_embeddings) /
                        static_cast<double>(config.rope.original_max_position_embeddings);
   config.rope.attention_factor = keys.find_number("rope.scaling.attn_factor");
@@ -190,6 +198,61 @@ void refuse_unknown_tensors(const GgufReader& gguf, const HfConfig& config) {
                 "[io] {}: tensor {} is none of a model of this architecture with {} blocks",
                 gguf.path().string(), quote(tensor.name), config.num_hidden_layers);
   }
+}
+
+HfConfig read_config(const Keys& keys) {
+  const GgufReader& gguf = keys.gguf();
+  const std::string where = gguf.path().string();
+  refuse_unknown_arithmetic(keys);
+  HfConfig config = keys.family().defaults();
+  config.architecture = keys.family().architecture;
+  config.model_type = keys.family().model_type;
+  config.vocab_size = read_vocab_size(keys);
+  config.hidden_size = keys.integer("embedding_length");
+  config.intermediate_size = keys.integer("feed_forward_length");
+  config.num_hidden_layers = keys.integer("block_count");
+  config.num_attention_heads = keys.integer("attention.head_count");
+  config.num_key_value_heads =
+      keys.find_integer("attention.head_count_kv").value_or(config.num_attention_heads);
+  const auto key_length = keys.find_integer("attention.key_length");
+  QLORA_CHECK(key_length || (config.num_attention_heads > 0 && config.hidden_size > 0 &&
+                             config.hidden_size % config.num_attention_heads == 0),
+              FormatError, "[io] {}: {} is {}, a multiple of {} ({}) is allowed", where,
+              keys.name("embedding_length"), config.hidden_size, keys.name("attention.head_count"),
+              config.num_attention_heads);
+  config.head_dim = key_length ? *key_length : config.hidden_size / config.num_attention_heads;
+  const auto rotary = keys.find_integer("rope.dimension_count");
+  const bool turns_part = keys.family().has_partial_rotary && rotary && *rotary > 0 &&
+                          *rotary < config.head_dim && config.head_dim <= 1 << 16;
+  for (const char* key : {"attention.value_length", "rope.dimension_count"}) {
+    const auto value = keys.find_integer(key);
+    const bool is_part = turns_part && std::string_view(key) == "rope.dimension_count";
+    QLORA_CHECK(!value || is_part || *value == config.head_dim, FormatError,
+                "[io] {}: {} is {}, the head width {} is allowed", where, keys.name(key), *value,
+                config.head_dim);
+  }
+  config.max_position_embeddings = keys.integer("context_length");
+  config.rms_norm_eps = keys.number("attention.layer_norm_rms_epsilon");
+  config.rope = read_scaling(keys, config.max_position_embeddings);
+  if (turns_part) {
+    config.rope.partial_rotary_factor =
+        static_cast<double>(*rotary) / static_cast<double>(config.head_dim);
+  }
+  config.tie_word_embeddings = gguf.find_tensor("output.weight") == nullptr;
+  config.arch.qkv_bias = gguf.find_tensor("blk.0.attn_q.bias") != nullptr;
+  config.arch.output_bias = gguf.find_tensor("blk.0.attn_output.bias") != nullptr;
+  config.arch.mlp_bias = gguf.find_tensor("blk.0.ffn_gate.bias") != nullptr;
+  config.torch_dtype = "bfloat16";
+  read_token_ids(gguf, config);
+  validate(config, where);
+  if (config.model_type == kLlamaFamily.model_type) {
+    apply_frequencies(gguf, config);
+  } else {
+    if (keys.family().has_partial_rotary) read_longrope(keys, config);
+    read_family(keys, config);
+  }
+  validate(config, where);
+  return config;
 }
 
 }  // namespace
@@ -238,56 +301,13 @@ std::optional<RopeParameters> llama3_from_factors(std::span<const float> factors
 }
 
 HfConfig gguf_config(const GgufReader& gguf) {
-  const std::string where = gguf.path().string();
   const Keys keys(gguf);
-  refuse_unknown_arithmetic(keys);
-  HfConfig config = keys.family().defaults();
-  config.architecture = keys.family().architecture;
-  config.model_type = keys.family().model_type;
-  config.vocab_size = read_vocab_size(keys);
-  config.hidden_size = keys.integer("embedding_length");
-  config.intermediate_size = keys.integer("feed_forward_length");
-  config.num_hidden_layers = keys.integer("block_count");
-  config.num_attention_heads = keys.integer("attention.head_count");
-  config.num_key_value_heads =
-      keys.find_integer("attention.head_count_kv").value_or(config.num_attention_heads);
-  const auto key_length = keys.find_integer("attention.key_length");
-  QLORA_CHECK(key_length || (config.num_attention_heads > 0 && config.hidden_size > 0 &&
-                             config.hidden_size % config.num_attention_heads == 0),
-              FormatError, "[io] {}: embedding_length {} is no multiple of head_count {}", where,
-              config.hidden_size, config.num_attention_heads);
-  config.head_dim = key_length ? *key_length : config.hidden_size / config.num_attention_heads;
-  const auto rotary = keys.find_integer("rope.dimension_count");
-  const bool turns_part = keys.family().has_partial_rotary && rotary && *rotary > 0 &&
-                          *rotary < config.head_dim && config.head_dim <= 1 << 16;
-  for (const char* key : {"attention.value_length", "rope.dimension_count"}) {
-    const auto value = keys.find_integer(key);
-    const bool is_part = turns_part && std::string_view(key) == "rope.dimension_count";
-    QLORA_CHECK(!value || is_part || *value == config.head_dim, FormatError,
-                "[io] {}: {} is {}, the head width {} is allowed", where, keys.name(key), *value,
-                config.head_dim);
+  HfConfig config;
+  try {
+    config = read_config(keys);
+  } catch (const FormatError& problem) {  // the checks are those of a config.json
+    throw FormatError(keys.in_its_keys(problem.what()));
   }
-  config.max_position_embeddings = keys.integer("context_length");
-  config.rms_norm_eps = keys.number("attention.layer_norm_rms_epsilon");
-  config.rope = read_scaling(keys, config.max_position_embeddings);
-  if (turns_part) {
-    config.rope.partial_rotary_factor =
-        static_cast<double>(*rotary) / static_cast<double>(config.head_dim);
-  }
-  config.tie_word_embeddings = gguf.find_tensor("output.weight") == nullptr;
-  config.arch.qkv_bias = gguf.find_tensor("blk.0.attn_q.bias") != nullptr;
-  config.arch.output_bias = gguf.find_tensor("blk.0.attn_output.bias") != nullptr;
-  config.arch.mlp_bias = gguf.find_tensor("blk.0.ffn_gate.bias") != nullptr;
-  config.torch_dtype = "bfloat16";
-  read_token_ids(gguf, config);
-  validate(config, where);
-  if (config.model_type == kLlamaFamily.model_type) {
-    apply_frequencies(gguf, config);
-  } else {
-    if (keys.family().has_partial_rotary) read_longrope(keys, config);
-    read_family(keys, config);
-  }
-  validate(config, where);
   refuse_unknown_tensors(gguf, config);
   return config;
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "io/file_kind.h"
 #include "io/foreign_text.h"
 
 namespace qlora::io {
@@ -223,8 +224,8 @@ void parse_front(Cursor& cursor, GgufHeader& header, uint64_t* tensor_count,
   QLORA_CHECK(header.version >> 16 == 0, FormatError,
               "[io] {}: a big-endian GGUF file, only little-endian ones are read", cursor.where());
   QLORA_CHECK(header.version == 2 || header.version == 3, FormatError,
-              "[io] {}: GGUF version {}, 2 and 3 are read; convert it anew", cursor.where(),
-              header.version);
+              "[io] {}: the GGUF version is {}, allowed 2 or 3; convert the file anew",
+              cursor.where(), header.version);
   *tensor_count = cursor.number<uint64_t>("the tensor count");
   *value_count = cursor.number<uint64_t>("the metadata count");
 }
@@ -240,7 +241,10 @@ std::string gguf_type_name(GgufValueType type) {
 }
 
 GgufHeader parse_gguf(const MappedFile& file) {
-  Cursor cursor(file.bytes(), file.path().string());
+  const std::span<const std::byte> bytes = file.bytes();
+  refuse_placeholder({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                     "[io] " + file.path().string());
+  Cursor cursor(bytes, file.path().string());
   GgufHeader header;
   uint64_t tensor_count = 0, value_count = 0;
   parse_front(cursor, header, &tensor_count, &value_count);

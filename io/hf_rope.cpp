@@ -57,6 +57,11 @@ void parse_llama3(const JsonObject& object, RopeParameters& rope) {
 }
 
 void parse_yarn(const JsonObject& object, int64_t max_position_embeddings, RopeParameters& rope) {
+  // As transformers has it: the key has to be there, and null stands for the ratio of the lengths.
+  QLORA_CHECK(object.stands("factor"), FormatError,
+              "[io] {}: factor is missing; a number is needed, or null for max_position_embeddings "
+              "/ {}",
+              object.where(), kOriginalLength);
   rope.factor =
       object.number("factor").value_or(static_cast<double>(max_position_embeddings) /
                                        static_cast<double>(rope.original_max_position_embeddings));

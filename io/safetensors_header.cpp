@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "io/atomic_file.h"
+#include "io/file_kind.h"
 #include "io/foreign_text.h"
 #include "io/strict_json.h"
 
@@ -19,6 +20,7 @@ constexpr uint64_t kIndexLimitBytes = 256 << 20;
 
 /// The header's JSON: after 8 bytes with its length, before the data.
 std::string_view header_text(std::span<const std::byte> bytes, const std::string& where) {
+  refuse_placeholder({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, "[io] " + where);
   QLORA_CHECK(bytes.size() >= 8, FormatError, "[io] {}: {} bytes, too short for a safetensors file",
               where, bytes.size());
   uint64_t length = 0;

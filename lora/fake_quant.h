@@ -98,6 +98,9 @@ struct GridGradient {
 ///   gradient  [N, K] f32, f16 or bf16, of the rounded weight
 ///   Requires  grid.held
 ///   Numerics  the mask is exact; factor sums a group's products in f32
+///   Mask      0 where a code is cut, as torch's fake_quantize and LSQ's equation 3 have it. So a
+///             group's positive extreme may be cut at once on a symmetric GPTQ grid, which ends
+///             half a step below it: its rounded value does not move with it
 GridGradient fake_quantized_backward(const FrozenWeight& weight, const Adapter* adapter,
                                      const LinearGrid& grid, const torch::Tensor& gradient);
 

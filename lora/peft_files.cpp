@@ -140,6 +140,9 @@ LoraOptions options_of(const json& config, const std::string& where) {
 }
 
 torch::Tensor matrix(const io::TensorView& view, const std::string& where) {
+  QLORA_CHECK(io::is_float(view.dtype), FormatError,
+              "[lora] {} is of type {}, allowed F16, BF16, F32, F64, F8_E4M3, F8_E5M2 ({})",
+              view.name, io::dtype_name(view.dtype), where);
   QLORA_CHECK(view.shape.size() == 2 && view.element_count() > 0, FormatError,
               "[lora] {} has shape {}, allowed two dimensions ({})", view.name,
               io::shape_text(view.shape), where);
@@ -253,11 +256,12 @@ PeftAdapter read_peft_adapter(const fs::path& directory) {
   const auto base = config.find("base_model_name_or_path");
   if (base != config.end() && base->is_string()) adapter.base_model = base->get<std::string>();
 
-  const io::SafetensorsReader reader(directory / kWeightsFile);
+  const fs::path weights = directory / kWeightsFile;
+  const io::SafetensorsReader reader(weights);
   for (const auto& view : reader.tensors()) {
     const auto [module, half] = module_and_half(view.name, where);
     auto& matrices = adapter.modules[module];
-    (half == 'A' ? matrices.a : matrices.b) = matrix(view, where);
+    (half == 'A' ? matrices.a : matrices.b) = matrix(view, weights.string());
   }
   QLORA_CHECK(!adapter.modules.empty(), FormatError, "[lora] {} holds no tensors ({})",
               kWeightsFile, where);
@@ -274,6 +278,9 @@ PeftAdapter read_peft_adapter(const fs::path& directory) {
 
 std::optional<std::string> check_init_adapter(const PeftAdapter& adapter,
                                               const LoraOptions& section) {
+  std::vector<std::string> modules;
+  for (const auto& entry : adapter.modules) modules.push_back(entry.first);
+  check_patterns(section, modules);
   const LoraOptions usual;
   const bool says_nothing = section.r == usual.r && section.lora_alpha == usual.lora_alpha &&
                             section.use_rslora == usual.use_rslora &&
@@ -317,9 +324,9 @@ void write_peft_adapter(const fs::path& directory, const std::vector<NamedAdapte
     }
   }
   fs::create_directories(directory);
-  io::write_safetensors(directory / kWeightsFile, views, {{"format", "pt"}});
   io::write_file_atomic(directory / kConfigFile,
                         config_of(adapters, options, base_model).dump(2) + "\n");
+  io::write_safetensors(directory / kWeightsFile, views, {{"format", "pt"}});
 }
 
 }  // namespace qlora::lora

@@ -87,21 +87,39 @@ std::vector<std::string> all_linear(const std::vector<std::string>& modules) {
   return selected;
 }
 
+/// PEFT's reading of a pattern: a name's ending, or a regex for one.
+WholeNameRegex pattern_regex(const std::string& pattern, const char* key) {
+  return {"(?:.*\\.)?(?:" + pattern + ")", key};
+}
+
+/// throws ConfigError for a pattern that matches none of the modules
+template <class T>
+void check_each_matches(const std::map<std::string, T>& patterns,
+                        const std::vector<std::string>& modules, const char* key) {
+  for (const auto& [pattern, value] : patterns) {
+    const WholeNameRegex regex = pattern_regex(pattern, key);
+    QLORA_CHECK(std::any_of(modules.begin(), modules.end(),
+                            [&](const std::string& name) { return regex.matches(name); }),
+                ConfigError,
+                "[lora] {} has '{}', which matches none of the {} adapted modules, such as {}; "
+                "correct it or leave it out",
+                key, pattern, modules.size(), modules.empty() ? "none" : modules.front());
+  }
+}
+
 /// Value of the first pattern that names the module, or fallback.
 template <class T>
 T from_pattern(const OrderedPatterns<T>& patterns, const std::string& module, T fallback,
                const char* key) {
   for (const auto& [pattern, value] : patterns) {
-    if (WholeNameRegex("(?:.*\\.)?(?:" + pattern + ")", key).matches(module)) return value;
+    if (pattern_regex(pattern, key).matches(module)) return value;
   }
   return fallback;
 }
 
-}  // namespace
-
-std::vector<std::string> select_targets(const std::vector<std::string>& modules,
-                                        const LoraOptions& options) {
-  const auto& targets = options.target_modules;
+/// Those of `modules` that target_modules names.
+std::vector<std::string> named_targets(const std::vector<std::string>& modules,
+                                       const std::vector<std::string>& targets) {
   QLORA_CHECK(!targets.empty(), ConfigError,
               "[lora] target_modules is empty; allowed: \"all-linear\" or a list of names");
   if (targets.size() == 1 && targets[0] == "all-linear") return all_linear(modules);
@@ -123,6 +141,20 @@ std::vector<std::string> select_targets(const std::vector<std::string>& modules,
         return std::any_of(targets.begin(), targets.end(),
                            [&](const std::string& target) { return ends_at_dot(name, target); });
       });
+  return selected;
+}
+
+}  // namespace
+
+void check_patterns(const LoraOptions& options, const std::vector<std::string>& modules) {
+  check_each_matches(options.rank_pattern, modules, "rank_pattern");
+  check_each_matches(options.alpha_pattern, modules, "alpha_pattern");
+}
+
+std::vector<std::string> select_targets(const std::vector<std::string>& modules,
+                                        const LoraOptions& options) {
+  auto selected = named_targets(modules, options.target_modules);
+  check_patterns(options, selected);
   return selected;
 }
 

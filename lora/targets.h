@@ -20,9 +20,15 @@ struct AdapterShape {
 /// dot; one entry that is no module name is a regex for the whole name; "all-linear" takes all but
 /// the experts of a mixture, which are chosen by name.
 ///   throws    ConfigError where an entry matches nothing (with the nearest module name) or a
-///             regex does not compile
+///             regex does not compile; as check_patterns
 std::vector<std::string> select_targets(const std::vector<std::string>& modules,
                                         const LoraOptions& options);
+
+/// For patterns that a user writes. PEFT passes over those that match nothing, so what it wrote is
+/// not held to this.
+///   modules   that get an adapter
+///   throws    ConfigError naming a rank_pattern or alpha_pattern that matches none of them
+void check_patterns(const LoraOptions& options, const std::vector<std::string>& modules);
 
 /// Patterns in the order in which they are tried: the first that matches counts, as in PEFT.
 template <class T>

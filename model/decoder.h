@@ -37,7 +37,8 @@ struct ForwardContext {
 class Decoder {
  public:
   /// Streams the checkpoint tensor by tensor: each linear is quantized and its source dropped.
-  ///   throws    FormatError, ShapeError, ConfigError, IoError with the tensor's name
+  ///   throws    FormatError, ShapeError, ConfigError, IoError, ValueError (a weight that is not
+  ///             finite) with the tensor's name
   ///   cost      peak memory is the result plus one tensor in FP32
   static Decoder load(const ModelOptions& model, const quant::Nf4Options& quantization,
                       RunLog& log);

@@ -87,6 +87,23 @@ void set_inputs(lora::FrozenWeight& weight, const io::QuantizedForm& form,
   }
 }
 
+/// slice: rows of the tensor from first_row on, [rows, K] f32
+void check_finite(const torch::Tensor& slice, int64_t first_row, const io::Checkpoint& checkpoint,
+                  const std::string& name) {
+  // A sum keeps NaN and infinity. One that overflows of itself is looked at as well, and passes.
+  if (std::isfinite(slice.sum().item<float>())) return;
+  const torch::Tensor bad = slice.isfinite().logical_not().nonzero();
+  if (bad.size(0) == 0) return;
+  const auto row = bad[0][0].item<int64_t>(), col = bad[0][1].item<int64_t>();
+  const std::string place = checkpoint.shape(name).size() == 1
+                                ? fmt::format("[{}]", col)
+                                : fmt::format("[{}, {}]", first_row + row, col);
+  throw ValueError(fmt::format(
+      "[model] {} of {} is {} at {}, which is not finite; the checkpoint may be damaged, "
+      "fetch it again",
+      name, checkpoint.path().string(), slice[row][col].item<float>(), place));
+}
+
 }  // namespace
 
 torch::Tensor WeightSource::dense(const std::string& name, torch::ScalarType dtype) const {
@@ -101,6 +118,7 @@ torch::Tensor WeightSource::dense(const std::string& name, torch::ScalarType dty
     const int64_t count = std::min(step, rows - begin);
     torch::Tensor slice = at::empty({count, cols}, torch::kFloat32);
     checkpoint_.tensor_f32_rows(name, begin, count, slice.mutable_data_ptr<float>());
+    check_finite(slice, begin, checkpoint_, name);
     out.narrow(0, begin, count).copy_(slice);
   }
   checkpoint_.release(name);

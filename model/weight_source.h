@@ -28,6 +28,7 @@ class WeightSource {
   /// A matrix [N, K], or a vector as one row [1, N], as plain numbers; read in slices, so that no
   /// second copy of it is ever whole. The source's pages are given back.
   ///   name      the tensor's Hugging Face name, "model.layers.0.mlp.up_proj.weight"
+  ///   throws    ValueError naming the tensor and the first number that is not finite
   torch::Tensor dense(const std::string& name, torch::ScalarType dtype) const;
   torch::Tensor tensor_f32(const std::string& name) const { return dense(name, torch::kFloat32); }
 

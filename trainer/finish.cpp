@@ -6,7 +6,6 @@
 #include "core/progress.h"
 #include "data/tokenizer.h"
 #include "io/atomic_file.h"
-#include "io/base_record.h"
 #include "lora/grid_files.h"
 #include "lora/peft_files.h"
 #include "trainer/loss_curve.h"
@@ -31,15 +30,16 @@ void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts&
   const TrainOptions defaults;
   if (config.contains("resume")) config["resume"] = defaults.resume;
   if (config.contains("overwrite")) config["overwrite"] = defaults.overwrite;
+  const auto exporting = config.find("export");
+  if (exporting != config.end() && exporting->contains("overwrite")) {
+    (*exporting)["overwrite"] = false;
+  }
   io::write_file_atomic(run_dir / "config.resolved.json", config.dump(2) + "\n");
 }
 
 void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
                        const TrainOptions& options, const RunFacts& facts,
                        const TrainResult& result) {
-  lora::write_peft_adapter(run_dir, model.adapters(), facts.lora, facts.base_model);
-  if (std::filesystem::exists(facts.base_model)) io::write_base_record(run_dir, facts.base_model);
-  lora::write_grids(run_dir, model.grids());
   if (!facts.tokenizer_source.empty()) {
     std::vector<data::NamedTemplate> templates;  // what the adapter learnt to read
     if (!facts.chat_template_path.empty()) {
@@ -47,13 +47,16 @@ void write_final_files(const std::filesystem::path& run_dir, const model::Decode
     }
     data::save_tokenizer_files(facts.tokenizer_source, run_dir, templates);
   }
-  if (!options.report) return;
-  const auto history = read_loss_history(run_dir / "log.jsonl");
-  const std::string title = std::filesystem::path(facts.base_model).filename().string();
-  io::write_file_atomic(run_dir / "loss.svg", loss_curve_svg(history, "Loss of " + title));
-  io::write_file_atomic(run_dir / "README.md",
-                        run_readme(options, facts, result, model.trainable_parameter_count(),
-                                   model.parameter_count()));
+  if (options.report) {
+    const auto history = read_loss_history(run_dir / "log.jsonl");
+    const std::string title = std::filesystem::path(facts.base_model).filename().string();
+    io::write_file_atomic(run_dir / "loss.svg", loss_curve_svg(history, "Loss of " + title));
+    io::write_file_atomic(run_dir / "README.md",
+                          run_readme(options, facts, result, model.trainable_parameter_count(),
+                                     model.parameter_count()));
+  }
+  lora::write_grids(run_dir, model.grids());
+  lora::write_peft_adapter(run_dir, model.adapters(), facts.lora, facts.base_model);
 }
 
 void check_trained(int64_t updates, const TrainResult& result) {

@@ -11,12 +11,15 @@
 
 namespace qlora::trainer {
 
-/// config.resolved.json, where the caller has handed a configuration over. resume and overwrite
-/// stand in it as their defaults: who trains from this file has not asked for either.
+/// config.resolved.json, where the caller has handed a configuration over. resume, overwrite and
+/// export.overwrite stand in it as their defaults: who trains or exports from this file has not
+/// asked for them.
 void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts& facts);
 
-/// The adapter in peft's form, the record of its base, the tokenizer's files, README.md and
-/// loss.svg. Each file appears atomically; a second call writes the same files again.
+/// The adapter in peft's form, the grids, the tokenizer's files, README.md and loss.svg. Each file
+/// appears atomically, the adapter last: where it is, the run is finished. A second call writes the
+/// same files again.
+///   throws    IoError, with no adapter written; FormatError for a tokenizer that changed meanwhile
 void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
                        const TrainOptions& options, const RunFacts& facts,
                        const TrainResult& result);

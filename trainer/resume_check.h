@@ -5,6 +5,7 @@
 
 #include "core/fields.h"
 #include "core/run_log.h"
+#include "io/base_record.h"
 #include "trainer/run_facts.h"
 #include "trainer/train_options.h"
 
@@ -23,6 +24,10 @@ Json identity_json(const TrainOptions& options, const RunFacts& facts);
 ///   Free         all others: how long, how often, where to
 ///   throws       ConfigError naming the first key that differs, and both values
 void check_same_options(const Json& saved, const Json& now, RunLog& log);
+
+/// throws ConfigError where the run of a checkpoint recorded other weights than those of `base`; an
+///        older run recorded none, and then nothing is compared
+void check_same_base(const std::filesystem::path& checkpoint, const io::BaseRecord& base);
 
 /// throws ConfigError where a checkpoint's step lies behind the last one of the run
 void check_within_run(const std::filesystem::path& checkpoint, int64_t step, int64_t total_steps);

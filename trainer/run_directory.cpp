@@ -83,6 +83,21 @@ bool holds_run(const fs::path& directory) {
          });
 }
 
+/// Whether something in a run's folder may hold what was trained: the adapter or grids of its end,
+/// a checkpoint in whatever state, or one that was cut off just before it got its name.
+bool holds_training(const fs::path& run_dir) {
+  const auto is_there = [](const fs::path& path) {
+    std::error_code error;
+    return fs::symlink_status(path, error).type() != fs::file_type::not_found;
+  };
+  const auto entries = io::entries_of(run_dir);
+  return is_there(run_dir / "adapter_model.safetensors") || is_there(run_dir / lora::kGridFile) ||
+         std::ranges::any_of(entries, [&](const fs::path& entry) {
+           return entry.filename().string().starts_with(kPrefix) ||
+                  is_there(entry / "manifest.json");
+         });
+}
+
 /// What lies at output_dir or a folder above it; not_found where the name is free.
 fs::file_type type_of(const fs::path& path, const fs::path& output_dir) {
   std::error_code error, unseen;
@@ -123,12 +138,9 @@ void check_can_be_written(const fs::path& output_dir) {
 }
 
 bool has_entries(const fs::path& directory) {
-  std::error_code error;
-  if (!fs::is_directory(directory, error)) return false;
-  const bool is_empty = fs::is_empty(directory, error);
-  QLORA_CHECK(!error, IoError, "[trainer] cannot read output_dir {}: {}", directory.string(),
-              error.message());
-  return !is_empty;
+  return std::ranges::any_of(io::entries_of(directory), [](const fs::path& entry) {
+    return entry.filename() != kLockFile;  // left by a run that was killed, or the caller's own
+  });
 }
 
 /// The checkpoint that resume names.
@@ -172,9 +184,10 @@ std::optional<fs::path> newest_complete(const fs::path& run_dir, RunLog& log) {
 
 }  // namespace
 
-RunStart check_run_directory(const TrainOptions& options, RunLog& log) {
+RunStart check_run_directory(const TrainOptions& options, RunLog& log, const RunLock* held) {
   const fs::path run_dir = options.output_dir;
   check_can_be_written(run_dir);
+  if (held == nullptr) check_not_locked(run_dir);
   const bool is_there = has_entries(run_dir);
   QLORA_CHECK(options.resume.empty() || !options.overwrite, ConfigError,
               "[trainer] resume is \"{}\" and overwrite is true, allowed: one of the two",
@@ -183,7 +196,15 @@ RunStart check_run_directory(const TrainOptions& options, RunLog& log) {
   if (!options.resume.empty() && !is_auto) {
     return {.run_dir = run_dir, .checkpoint = named_checkpoint(options, is_there)};
   }
-  QLORA_CHECK(!is_there || options.overwrite || is_auto, ConfigError,
+  const bool is_plain = !options.overwrite && !is_auto;
+  if (is_plain && is_there && holds_run(run_dir) && !holds_training(run_dir)) {
+    log.notice(fmt::format(
+        "{} holds a run that ended before it saved anything: this one starts anew and removes its "
+        "log",
+        run_dir.string()));
+    return {.run_dir = run_dir, .checkpoint = std::nullopt, .starts_over = true};
+  }
+  QLORA_CHECK(!is_there || !is_plain, ConfigError,
               "[trainer] output_dir {} exists; go on with --resume auto, start over with "
               "--overwrite, or choose another output_dir",
               run_dir.string());
@@ -192,7 +213,9 @@ RunStart check_run_directory(const TrainOptions& options, RunLog& log) {
               "config.resolved.json or complete checkpoint), so nothing in it is removed; choose "
               "another output_dir, or empty this one",
               run_dir.string());
-  if (!is_auto) return {.run_dir = run_dir, .checkpoint = std::nullopt};
+  if (!is_auto) {
+    return {.run_dir = run_dir, .checkpoint = std::nullopt, .starts_over = options.overwrite};
+  }
   const auto checkpoint = newest_complete(run_dir, log);
   if (!checkpoint && is_there) {
     log.notice(fmt::format("{} holds no complete checkpoint: the run starts from the beginning",
@@ -201,12 +224,12 @@ RunStart check_run_directory(const TrainOptions& options, RunLog& log) {
   return {.run_dir = run_dir, .checkpoint = checkpoint};
 }
 
-void prepare_run_directory(const TrainOptions& options, const RunStart& start, int64_t step) {
+void prepare_run_directory(const RunStart& start, int64_t step) {
   std::error_code error;
   fs::create_directories(start.run_dir, error);
   QLORA_CHECK(!error, IoError, "[trainer] cannot make output_dir {}: {}", start.run_dir.string(),
               error.message());
-  if (options.overwrite) remove_run(start.run_dir);
+  if (start.starts_over) remove_run(start.run_dir);
   for (const CheckpointPath& old : list_checkpoints(start.run_dir)) {
     if (old.step > step) remove_tree(old.path);
   }

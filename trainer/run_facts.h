@@ -9,6 +9,8 @@
 
 namespace qlora::trainer {
 
+class RunLock;
+
 /// What the trainer is told beside its options, so that a run's files can say where they come from.
 struct RunFacts {
   lora::LoraOptions lora;                  // for adapter_config.json
@@ -19,6 +21,7 @@ struct RunFacts {
   Json qat;                                // what the run rounds to; null: nothing
   std::string data_name;                   // of the training set, for README.md
   uint64_t planned_bytes = 0;              // of memory at the peak, for the same; 0: not known
+  const RunLock* lock = nullptr;           // the caller's, of output_dir; null: train takes it
 };
 
 }  // namespace qlora::trainer

@@ -98,6 +98,7 @@ void RunRecorder::step(Progress& progress, const StepStats& stats, const StepClo
   const bool is_due = progress.step % options_.logging_steps == 0;
   if (is_due && line_steps_ > 0) {
     const double mean = line_loss_ / static_cast<double>(line_steps_);
+    user_.live("");
     user_.notice(meter_.line(mean, memory));
     progress.log_history.push_back({{"step", progress.step},
                                     {"epoch", epoch},
@@ -106,8 +107,9 @@ void RunRecorder::step(Progress& progress, const StepStats& stats, const StepClo
                                     {"learning_rate", stats.learning_rate}});
     line_loss_ = 0;
     line_steps_ = 0;
+  } else {
+    user_.live(meter_.line(without_nan_sign(stats.loss), memory));
   }
-  user_.live(meter_.line(without_nan_sign(stats.loss), memory));
 }
 
 void RunRecorder::tensorboard_step(const Progress& progress, const StepStats& stats,

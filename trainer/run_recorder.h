@@ -27,8 +27,8 @@ class StepClock {
   double cpu_ = process_cpu_seconds();
 };
 
-/// Everything a run tells: the live line and every logging_steps a printed one to the caller's log,
-/// each step to log.jsonl and TensorBoard.
+/// Everything a run tells: each step to the caller's log, every logging_steps on a printed line,
+/// the others on the live one; and all of them to log.jsonl and TensorBoard.
 class RunRecorder {
  public:
   /// throws    IoError where log.jsonl or the event file cannot be made
@@ -43,6 +43,8 @@ class RunRecorder {
   bool evaluation(Progress& progress, double loss, int64_t tokens, double seconds);
   void checkpoint(const Progress& progress, const std::filesystem::path& path, double seconds);
   void event(const std::string& kind, const nlohmann::json& record) { both_.event(kind, record); }
+  /// After the last step: what is printed next stands on a line of its own.
+  void end_live() { user_.live(""); }
 
   /// From the start of the process to the end of its first step; unset before that.
   std::optional<double> seconds_to_first_step() const { return seconds_to_first_step_; }

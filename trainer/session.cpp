@@ -10,6 +10,7 @@
 #include "core/signals.h"
 #include "eval/perplexity.h"
 #include "io/atomic_file.h"
+#include "io/base_record.h"
 #include "trainer/finish.h"
 #include "trainer/resume_check.h"
 #include "trainer/schedule.h"
@@ -39,9 +40,15 @@ void check_fit(const TrainingState& state, const data::ExampleSet* eval_set,
 }
 
 /// Where a program has asked before, the warnings were given then.
-RunStart start_of(const TrainOptions& options) {
+RunStart start_of(const TrainOptions& options, const RunFacts& facts) {
   NullLog silent;
-  return check_run_directory(options, silent);
+  return check_run_directory(options, silent, facts.lock);
+}
+
+/// The weights that the run trains over; nothing where they came from no file.
+std::optional<io::BaseRecord> base_of(const RunFacts& facts) {
+  if (facts.base_model.empty() || !io::is_present(facts.base_model)) return std::nullopt;
+  return io::base_record_of(facts.base_model);
 }
 
 }  // namespace
@@ -52,7 +59,7 @@ Session::Session(const TrainingState& state, const data::ExampleSet& train_set,
     : state_(state),
       options_(options),
       facts_(facts),
-      start_(start_of(options)),
+      start_(start_of(options, facts)),
       identity_{.options = identity_json(options, facts), .train_hash = hash_examples(train_set)},
       total_steps_(trainer::total_steps(options, state.batches.steps_per_epoch())),
       user_log_(log) {
@@ -65,9 +72,12 @@ Session::Session(const TrainingState& state, const data::ExampleSet& train_set,
 }
 
 Progress& Session::resume_or_start() {
+  if (facts_.lock == nullptr) lock_.emplace(start_.run_dir, user_log_);
   if (start_.checkpoint) {
     progress_ = load_checkpoint(*start_.checkpoint, state_, identity_, user_log_);
     check_within_run(*start_.checkpoint, progress_.step, total_steps_);
+    base_ = base_of(facts_);
+    if (base_) check_same_base(*start_.checkpoint, *base_);
     newest_ = {progress_.step, *start_.checkpoint};
     user_log_.notice(
         fmt::format("resumed from {} at step {}", start_.checkpoint->string(), progress_.step));
@@ -78,7 +88,7 @@ Progress& Session::resume_or_start() {
   } else {
     move_grids();
   }
-  prepare_run_directory(options_, start_, progress_.step);
+  prepare_run_directory(start_, progress_.step);
   recorder_.emplace(start_.run_dir, options_, total_steps_, state_.batches.steps_per_epoch(),
                     progress_, user_log_);
   write_resolved_config(start_.run_dir, facts_);
@@ -171,8 +181,16 @@ bool Session::save_is_due() const {
   return is_due(options_.save.strategy, options_.save.steps) && !is_saved();
 }
 
+void Session::record_base() {
+  if (has_base_record_) return;
+  if (!base_) base_ = base_of(facts_);
+  if (base_) io::write_base_record(start_.run_dir, *base_);
+  has_base_record_ = true;
+}
+
 void Session::save() {
   const Stopwatch watch;
+  record_base();
   const auto directory = checkpoint_path(start_.run_dir, progress_.step);
   save_checkpoint(directory, progress_, state_, identity_, facts_);
   newest_ = {progress_.step, directory};
@@ -182,6 +200,7 @@ void Session::save() {
 }
 
 TrainResult Session::finish() {
+  recorder_->end_live();
   if (progress_.step < total_steps_) {  // a signal ended the loop
     if (!is_saved()) save();
     TrainResult stopped = result();
@@ -197,9 +216,45 @@ TrainResult Session::finish() {
   TrainResult finished = result();
   check_trained(state_.optimizer.updates(), finished);
   if (options_.save.load_best_model_at_end) load_best(finished);
-  write_final_files(start_.run_dir, state_.model, options_, facts_, finished);
+  write_results(finished);
   recorder_->event("finish", result_json(finished));
   return finished;
+}
+
+void Session::write_results(const TrainResult& result) {
+  try {
+    record_base();
+    write_final_files(start_.run_dir, state_.model, options_, facts_, result);
+  } catch (const IoError& error) {
+    throw IoError(fmt::format("{}; {}", error.what(), keep_trained(result)));
+  } catch (const std::exception&) {
+    recorder_->log().warn("[trainer] the final files are not written: " + keep_trained(result));
+    throw;
+  }
+}
+
+std::string Session::keep_trained(const TrainResult& result) {
+  // load_best may have put the adapter of another step into the model.
+  const bool is_as_trained = result.loaded_step.value_or(progress_.step) == progress_.step;
+  std::string problem;
+  if (!is_saved() && is_as_trained) {
+    try {
+      save();
+    } catch (const std::exception& error) {
+      problem = error.what();
+    }
+  }
+  if (!newest_) {
+    return fmt::format(
+        "what was trained is lost: no checkpoint can be saved either ({}); make "
+        "room and train again",
+        problem);
+  }
+  const bool is_here = newest_->path.parent_path() == start_.run_dir;
+  return fmt::format("the checkpoint of step {} is kept in {}: once that is mended, --resume {} {}",
+                     newest_->step, newest_->path.string(),
+                     is_here ? "auto" : newest_->path.string(),
+                     is_saved() ? "writes the final files" : "goes on from it");
 }
 
 void Session::load_best(TrainResult& result) {

@@ -2,11 +2,14 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/token_batch.h"
+#include "io/base_record.h"
 #include "trainer/checkpoint.h"
 #include "trainer/run_directory.h"
+#include "trainer/run_lock.h"
 #include "trainer/run_recorder.h"
 #include "trainer/train.h"
 
@@ -16,14 +19,15 @@ namespace qlora::trainer {
 /// One run of the program; a run that was resumed has several sessions.
 class Session {
  public:
-  /// Makes or opens the run directory.
+  /// Decides on the run directory and changes nothing in it.
   ///   throws    ConfigError where options, model and data do not fit each other
   Session(const TrainingState& state, const data::ExampleSet& train_set,
           const data::ExampleSet* eval_set, const TrainOptions& options, const RunFacts& facts,
           RunLog& log);
 
-  /// Restores the checkpoint, if there is one to go on from; evaluates before the first step where
-  /// that was asked for.
+  /// Locks the run directory, restores the checkpoint, if there is one to go on from, and makes the
+  /// directory; evaluates before the first step where that was asked for.
+  ///   cost      with a checkpoint reads the base's files once, to hold them against its record
   Progress& resume_or_start();
 
   int64_t total_steps() const { return total_steps_; }
@@ -48,6 +52,12 @@ class Session {
   bool is_saved() const { return newest_ && newest_->step == progress_.step; }
   TrainResult result() const;
   void load_best(TrainResult& result);
+  /// Which weights were trained over, written before the first thing that was trained.
+  void record_base();
+  void write_results(const TrainResult& result);
+  /// Where the final files could not be written: saves what no checkpoint holds yet, if that can be
+  /// done, and says how to go on.
+  std::string keep_trained(const TrainResult& result);
 
   TrainingState state_;
   TrainOptions options_;
@@ -57,7 +67,10 @@ class Session {
   std::vector<TokenBatch> eval_batches_;
   int64_t total_steps_;
   Progress progress_;
+  std::optional<io::BaseRecord> base_;  // once it was asked for
+  bool has_base_record_ = false;
   RunLog& user_log_;
+  std::optional<RunLock> lock_;           // unset: the caller's, or before resume_or_start
   std::optional<RunRecorder> recorder_;   // from resume_or_start() on
   std::optional<CheckpointPath> newest_;  // checkpoint that this run may return to
   std::optional<double> first_loss_, last_loss_;

@@ -181,6 +181,7 @@ TEST_F(BadInput, TargetModulesThatMatchNothing) {
 TEST_F(BadInput, OutputDirectoryExists) {
   fs::create_directories(folder_ / "out");
   write_text(folder_ / "out/log.jsonl", "precious\n");
+  write_text(folder_ / "out/adapter_model.safetensors", "of an earlier run");
   write_config();
   expect_refused(train(), {"out", "--resume", "--overwrite"});
   EXPECT_EQ(read_text(folder_ / "out/log.jsonl"), "precious\n");

@@ -42,6 +42,20 @@ class ProgramTest : public ::testing::Test {
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
   void write_config() const { write_text(folder_ / "run.json", config_.dump(1)); }
 
+  /// The model's tokenizer puts <|im_start|> before every text.
+  void add_bos() const {
+    const std::filesystem::path model = folder_ / "model";
+    auto tokenizer = nlohmann::ordered_json::parse(read_text(model / "tokenizer.json"));
+    tokenizer["post_processor"] = nlohmann::ordered_json::parse(R"({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
+                   {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<|im_start|>": {"ids": [257]}}})");
+    write_text(model / "tokenizer.json", tokenizer.dump());
+    auto roles = nlohmann::ordered_json::parse(read_text(model / "tokenizer_config.json"));
+    roles["bos_token"] = "<|im_start|>";
+    write_text(model / "tokenizer_config.json", roles.dump());
+  }
+
   /// `qlora train run.json …`
   ProgramResult train(std::vector<std::string> more = {}, const ProgramInput& input = {}) const {
     more.insert(more.begin(), {"train", path("run.json")});

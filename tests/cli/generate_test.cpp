@@ -48,14 +48,26 @@ TEST_F(GenerateProgram, PromptFromAFileOrStandardInputLosesItsLastLineBreakOnly)
   write_text(folder_ / "prompt.txt", "a\nb\n");
   EXPECT_EQ(facts({"--prompt-file", path("prompt.txt")}).at("tokens"), direct.at("tokens"));
   EXPECT_EQ(facts({}, {.standard_input = "a\nb\n"}).at("tokens"), direct.at("tokens"));
+  EXPECT_EQ(facts({}, {.standard_input = "a\nb\r\n"}).at("prompt"), "a\nb");
 }
 
-TEST_F(GenerateProgram, EveryLineOfStandardInputIsAPrompt) {
-  const ProgramResult result = qlora(line({}), {.standard_input = "The cat\n\nThe dog"});
+TEST_F(GenerateProgram, EveryLineOfStandardInputGetsAnAnswer) {
+  const ProgramResult result = qlora(line({}), {.standard_input = "The cat\r\n\n\r\nThe dog"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   const auto cat = facts({"--prompt", "The cat"}).at("text").get<std::string>();
   const auto dog = facts({"--prompt", "The dog"}).at("text").get<std::string>();
-  EXPECT_EQ(result.out, cat + "\n" + dog + "\n");
+  EXPECT_EQ(result.out, cat + "\n\n\n" + dog + "\n");  // empty lines get empty answers
+}
+
+TEST_F(GenerateProgram, APromptThatSpellsTheBosThatTheTokenizerAddsIsRefused) {
+  add_bos();
+  expect_refused(qlora(line({"--prompt", "<|im_start|>The cat"})),
+                 {"the prompt", "begins with <|im_start|>", "the tokenizer adds it too"});
+  EXPECT_EQ(facts({"--prompt", "x"}).at("prompt_tokens"), 2);
+  write_text(folder_ / "t.jinja", "<|im_start|>{{ messages[0].content }}");  // spells it alone
+  const auto chat =
+      facts({"--prompt", "x", "--template", "chat", "--chat-template", path("t.jinja")});
+  EXPECT_EQ(chat.at("prompt_tokens"), 2);
 }
 
 TEST_F(GenerateProgram, TemplatesWrapThePrompt) {

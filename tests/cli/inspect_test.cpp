@@ -80,6 +80,45 @@ TEST_F(InspectProgram, RunDirectory) {
   EXPECT_FALSE(facts({path("out")}).at("config").contains("r"));
 }
 
+TEST_F(InspectProgram, ARunWhoseAdapterCannotBeReadIsNotFinished) {
+  const std::filesystem::path run = folder_ / "run";
+  std::filesystem::copy(
+      std::filesystem::path(QLORA_SOURCE_DIR) / "tests/fixtures/parity/adapters/q_v_only", run);
+  write_text(run / "log.jsonl", R"({"kind":"step","step":1,"loss":2.5})"
+                                "\n");
+  const auto sound = facts({run.string()});
+  EXPECT_EQ(sound.at("finished"), true);
+  EXPECT_FALSE(sound.contains("problem"));
+  EXPECT_FALSE(sound.contains("unreadable_log_lines"));
+
+  const auto weights = run / "adapter_model.safetensors";
+  std::filesystem::resize_file(weights, std::filesystem::file_size(weights) - 10);
+  const auto cut = facts({run.string()});
+  EXPECT_EQ(cut.at("finished"), false);
+  EXPECT_NE(cut.at("problem").get<std::string>().find("adapter_model.safetensors"),
+            std::string::npos);
+  EXPECT_NE(qlora({"inspect", run.string()}).out.find("the adapter cannot be read: [io]"),
+            std::string::npos);
+
+  std::filesystem::remove(weights);  // a run that goes on
+  const auto unfinished = facts({run.string()});
+  EXPECT_EQ(unfinished.at("finished"), false);
+  EXPECT_FALSE(unfinished.contains("problem"));
+}
+
+TEST_F(InspectProgram, LinesOfALogThatCannotBeReadAreCountedAndToldOnce) {
+  folder_.put("run/log.jsonl", R"({"kind":"step","step":1,"loss":2.5})"
+                               "\n\x01\xFF{\n\n[1]\n"
+                               R"({"kind":"step","step":2,"lo)");
+  const ProgramResult result = qlora({"inspect", path("run"), "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const auto run = nlohmann::json::parse(result.out);
+  EXPECT_EQ(run.at("training").at("steps"), 1);
+  EXPECT_EQ(run.at("unreadable_log_lines"), 3);
+  EXPECT_NE(result.err.find("passed over: 3\n"), std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find("warning"), result.err.rfind("warning")) << result.err;
+}
+
 TEST_F(InspectProgram, DataShowsTextPiecesAndMask) {
   const auto data = facts({"--data", path("run.json"), "--rows", "2"});
   EXPECT_EQ(data.at("train").at("examples"), 24);

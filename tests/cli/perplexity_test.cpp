@@ -137,16 +137,33 @@ TEST_F(PerplexityProgram, TokensNeedNoTokenizer) {
   EXPECT_EQ(measure({"--tokens", path("ids.safetensors") + ":ids"}).at("tokens"), 2);
 }
 
-TEST_F(PerplexityProgram, WeightsThatAreNoNumbersAreAnError) {
+TEST_F(PerplexityProgram, ATextThatSpellsTheBosThatTheTokenizerAddsIsRefused) {
+  add_bos();
+  write_text(folder_ / "lines.txt", "hello there\n<|im_start|>hello\n");
+  write_text(folder_ / "text.txt", "<|im_start|>hello there");
+  write_text(folder_ / "rows.jsonl", "{\"text\": \"<|im_start|>first row\"}\n");
+  const auto refused = [&](std::vector<std::string> more, const std::string& where) {
+    more.insert(more.begin(), {"perplexity", "--model-path", path("model")});
+    expect_refused(qlora(more), {where, "begins with <|im_start|>", "the tokenizer adds it too"});
+  };
+  refused({"--text", path("lines.txt"), "--per-text"}, "lines.txt:2");
+  refused({"--text", path("text.txt")}, "text.txt");
+  refused({"--dataset-name", path("rows.jsonl")}, "rows.jsonl");
+  refused({"--dataset-name", path("rows.jsonl"), "--per-text"}, "rows.jsonl:1");
+  EXPECT_EQ(measure({"--text", path("lines.txt"), "--per-text", "--limit", "1"}).at("tokens"),
+            encode("hello there").size() - 1);
+}
+
+TEST_F(PerplexityProgram, AnOverflowIsAnError) {
   std::string bytes = read_text(folder_ / "model/model.safetensors");
-  std::string ones, nans;  // BF16; every norm of the tiny model is ones
+  std::string ones, largest;  // BF16; every norm of the tiny model is ones
   for (int i = 0; i < 64; ++i) {
     ones += std::string("\x80\x3f", 2);
-    nans += std::string("\xc0\x7f", 2);
+    largest += std::string("\x7f\x7f", 2);
   }
   const size_t at = bytes.find(ones);
   ASSERT_NE(at, std::string::npos);
-  write_text(folder_ / "model/model.safetensors", bytes.replace(at, ones.size(), nans));
+  write_text(folder_ / "model/model.safetensors", bytes.replace(at, ones.size(), largest));
   expect_refused(qlora({"perplexity", "--model-path", path("model"), "--text", path("train.jsonl"),
                         "--seq-len", "64"}),
                  {"[perplexity]", "nan", "--compute-dtype fp32"});

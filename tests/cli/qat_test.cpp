@@ -2,57 +2,13 @@
 // is written, and what a resumed run goes on from.
 #include <filesystem>
 
-#include "tests/cli/fixture.h"
+#include "tests/cli/qat_fixture.h"
 #include "tests/support/errors.h"
 
 namespace qlora::testing {
 namespace {
 
 namespace fs = std::filesystem;
-
-class QatProgram : public ProgramTest {
- protected:
-  void SetUp() override {
-    ProgramTest::SetUp();
-    config_["quantization"] = {{"load_in_4bit", true}};
-    config_["max_steps"] = 12;
-    config_["eval_steps"] = 12;
-    config_["save_steps"] = 4;
-    config_["qat"] = {{"scheme", "int4-awq"}, {"group_size", 32}};
-  }
-  nlohmann::json measured(std::vector<std::string> more) const {
-    more.insert(more.begin(), {"perplexity", "--dataset-name", path("eval.jsonl"), "--template",
-                               "dolly", "--compute-dtype", "fp32", "--json"});
-    const ProgramResult result = qlora(more);
-    EXPECT_EQ(result.exit_code, 0) << result.err;
-    return nlohmann::json::parse(result.out);
-  }
-  /// Refused before anything is loaded or written.
-  void expect_train_refused(const std::vector<std::string>& words) {
-    write_config();
-    expect_refused(train(), words);
-    EXPECT_FALSE(fs::exists(path("out"))) << "something was written";
-  }
-  /// Trains, exports, and holds the three perplexities against each other.
-  void expect_trained_equals_exported(const std::string& name) {
-    config_["export"] = {{"output_dir", path(name)}};
-    write_config();
-    const ProgramResult trained = train({"--output-dir", path("run-" + name)});
-    ASSERT_EQ(trained.exit_code, 0) << trained.err;
-    const auto steps = losses(path("run-" + name));
-    EXPECT_LT(steps.back(), steps.front()) << name;
-    const auto evaluations = log_records(path("run-" + name), "evaluation");
-    ASSERT_FALSE(evaluations.empty());
-    const double in_training = std::exp(evaluations.back().at("loss").get<double>());
-    const double adapter = measured({"--adapter", path("run-" + name)}).at("perplexity");
-    const double written = measured({"--model-path", path(name)}).at("perplexity");
-    EXPECT_NEAR(adapter / in_training, 1, 1e-5) << name;
-    EXPECT_NEAR(written / in_training, 1, 1e-3) << name;
-    const auto report = nlohmann::json::parse(read_text(folder_ / name / "report.json"));
-    EXPECT_NE(report.at("grid").get<std::string>().find("trained on this grid"), std::string::npos);
-    EXPECT_EQ(report.at("calibration"), "");
-  }
-};
 
 TEST_F(QatProgram, EverySchemeTrainsExportsAndMeasuresAlike) {
   expect_trained_equals_exported("awq");
@@ -104,8 +60,11 @@ TEST_F(QatProgram, AnExportOfTheRunWritesTheTrainedGridAndSaysWhereItDoesNot) {
   const ProgramResult other = qlora({"export", "--run", path("out"), "--bits", "8", "--format",
                                      "gptq", "--output-dir", path("other"), "--json"});
   ASSERT_EQ(other.exit_code, 0) << other.err;
-  EXPECT_NE(other.err.find("another grid, rounded anew"), std::string::npos) << other.err;
+  EXPECT_SAYS(other.err, "the run trained on int4-awq, 4 bits, asymmetric over the nf4 base");
+  EXPECT_SAYS(other.err, "another grid, rounded anew");
   EXPECT_EQ(other.out.find("trained on this grid"), std::string::npos);
+  expect_refused(qlora({"export", "--run", path("out"), "--set", "qat.scheme=none"}),
+                 {"[export] --set qat.scheme=none changes qat.scheme", "leave it out"});
   // The run's grid in other words is the run's grid.
   for (const std::vector<std::string>& words : {std::vector<std::string>{"--bits", "4"},
                                                 {"--symmetric", "false"},
@@ -193,15 +152,6 @@ TEST_F(QatProgram, AResumedRunIsWatchedByTheSameLosses) {
   fs::remove_all(folder_ / "out/checkpoint-12");
   ASSERT_EQ(train({"--resume", "auto"}).exit_code, 0);
   EXPECT_EQ(watched(), whole);
-}
-
-TEST_F(QatProgram, AResumedRunHasToRoundAlike) {
-  write_config();
-  ASSERT_EQ(train().exit_code, 0);
-  fs::remove(folder_ / "out/adapter_model.safetensors");
-  expect_refused(
-      train({"--resume", "auto", "--set", "qat.symmetric=false", "--set", "qat.scheme=int4-gptq"}),
-      {"qat", "the checkpoint was made with"});
 }
 
 TEST_F(QatProgram, AGptqSolutionGivesTheGrid) {
@@ -345,13 +295,6 @@ TEST_F(QatProgram, ASectionWithoutASchemeIsTold) {
   EXPECT_SAYS(plan.err, "section qat has settings, but its scheme is none");
 }
 
-TEST_F(QatProgram, AScaleThatFp16DoesNotHoldIsToldWithItsLayer) {
-  write_tiny_checkpoint(folder_ / "large", {.weight_scale = 1e6});
-  config_["model_name_or_path"] = path("large");
-  write_config();
-  expect_refused(train(), {"[qat] model.layers.0.", "not finite in the grid's type"});
-}
-
 TEST_F(QatProgram, GenerateAnswersWithTheGrid) {
   write_config();
   ASSERT_EQ(train().exit_code, 0);
@@ -386,72 +329,6 @@ TEST_F(QatProgram, KeysAndValuesOfFewBitsAreTrained) {
     ++compared;
   }
   EXPECT_EQ(compared, 2);
-}
-
-TEST_F(QatProgram, WhatNoFormatHoldsIsRefusedBeforeTraining) {
-  const std::vector<std::pair<nlohmann::ordered_json, std::vector<std::string>>> refused = {
-      {{{"scheme", "int4-awq"}, {"bits", 3}}, {"rtn in the format awq at 3 bits", "not legal"}},
-      {{{"scheme", "int4-awq"}, {"symmetric", true}}, {"symmetric", "not legal"}},
-      {{{"scheme", "int4-awq"}, {"group_size", 128}}, {"group_size 128 does not divide", "64"}},
-      {{{"scheme", "fp8"}, {"bits", 4}}, {"fp8", "4 bits", "not legal"}},
-      {{{"scheme", "fp8"}, {"scales", "learned"}}, {"scales is learned", "fp8"}},
-      {{{"scheme", "int4-awq"}, {"activations", "int8"}}, {"activations is int8", "allowed: none"}},
-      {{{"scheme", "int8"}, {"activations", "fp8"}}, {"activations is fp8", "int8_static"}},
-      {{{"scheme", "int4-awq"}, {"merge_base", "auto"}}, {"merge_base is auto", "nf4, original"}},
-      {{{"scheme", "int4-awq"}, {"merge_base", "original"}}, {"merge_base is original", "true"}},
-      {{{"scheme", "export"}, {"bits", 4}}, {"scheme is export", "set them there"}},
-      {{{"scheme", "int4-awq"}, {"start_step", 12}}, {"start_step is 12", "12 steps"}},
-      {{{"scheme", "int4-awq"}, {"skip_modules", {"nothing"}}}, {"nothing", "skip_modules"}},
-      {{{"scheme", "int4-awq"}, {"scales", "learned"}, {"refresh_steps", 2}},
-       {"refresh_steps is 2", "learned"}},
-      {{{"scheme", "int4-awq"}, {"skip_modules", {".*"}}}, {"leaves no linear", "to round"}},
-      {{{"scheme", "int4-gptq"}, {"grid_from", path("nowhere")}},
-       {"grid_from is", "nowhere", "no folder here"}}};
-  for (const auto& [section, words] : refused) {
-    config_["qat"] = section;
-    expect_train_refused(words);
-  }
-  config_["quantization"] = {{"load_in_4bit", false}};
-  config_["qat"] = {
-      {"scheme", "int4-gptq"}, {"merge_base", "original"}, {"start_from", path("nowhere")}};
-  expect_train_refused({"start_from is", "nowhere", "no folder here"});
-}
-
-TEST_F(QatProgram, WhatTheRestOfTheConfigurationForbidsIsRefused) {
-  config_["lora"]["lora_dropout"] = 0.1;
-  expect_train_refused({"lora_dropout is 0.1", "set it to 0"});
-  config_["lora"]["lora_dropout"] = 0.0;
-  config_["qat"]["scales"] = "learned";
-  config_["weight_decay"] = 0.1;
-  expect_train_refused({"weight_decay is 0.1", "learned scales"});
-  config_["weight_decay"] = 0.0;
-  config_["qat"]["start_step"] = 2;
-  config_["load_best_model_at_end"] = true;
-  config_["save_steps"] = 12;
-  expect_train_refused({"load_best_model_at_end", "qat.start_step 2"});
-  config_.erase("load_best_model_at_end");
-  config_["qat"] = {{"scheme", "export"}};
-  config_["export"] = {{"quantization_type", "rtn"}, {"format", "gguf"}};
-  expect_train_refused({"scheme is export", "gguf"});
-  config_["export"] = {{"quantization_type", "gptq"}, {"group_size", 32}, {"desc_act", true}};
-  expect_train_refused({"export.desc_act is true", "leave it out"});
-}
-
-TEST_F(QatProgram, ABaseThatIsQuantizedAlreadyIsRefused) {
-  const ProgramResult solved =
-      qlora({"export", "--model-path", path("model"), "--dataset-name", path("train.jsonl"),
-             "--quantization-type", "rtn", "--group-size", "32", "--output-dir", path("packed")});
-  ASSERT_EQ(solved.exit_code, 0) << solved.err;
-  config_["model_name_or_path"] = path("packed");
-  expect_train_refused({"quantized already", "GPTQ", "name the checkpoint that it was made from"});
-}
-
-TEST_F(QatProgram, ScalesThatLeaveTheirRangeStopTheRunWithTheLayersName) {
-  config_["qat"] = {{"scheme", "int4-gptq"}, {"group_size", 32}, {"scales", "learned"}};
-  config_["learning_rate"] = 2.0;  // factors start at 1
-  config_["max_grad_norm"] = 0;
-  write_config();
-  expect_refused(train(), {"learned scales of model.layers.", "allowed positive and finite"});
 }
 
 }  // namespace

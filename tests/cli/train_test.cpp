@@ -1,10 +1,15 @@
 // `qlora train` as a process: plan, signals, resume, machine-readable results.
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 
 #include "io/safetensors.h"
 #include "tests/cli/fixture.h"
+#include "tests/support/errors.h"
 
 namespace qlora::testing {
 namespace {
@@ -138,6 +143,75 @@ TEST_F(TrainProgram, SignalsEndTheStepSaveAndCanBeResumed) {
                 .exit_code,
             0);
   EXPECT_EQ(losses(path("whole")), two_sessions);
+}
+
+TEST_F(TrainProgram, AClosedTerminalEndsTheStepAndSaves) {
+  config_["max_steps"] = 400;
+  config_["save_strategy"] = "no";
+  write_config();
+  const auto before = std::signal(SIGHUP, SIG_DFL);  // the tests may run under nohup
+  const ProgramResult result = train({}, stop_after(0, SIGHUP));
+  std::signal(SIGHUP, before);
+  EXPECT_EQ(result.exit_code, 129) << result.err;
+  EXPECT_SAYS(result.err, "--resume auto");
+}
+
+TEST_F(TrainProgram, AReaderOfTheLogThatHasGoneEndsNoRun) {
+  // stderr is a pipe without a reader from the first step on.
+  const std::string command =
+      program_path() + " train " + path("run.json") +
+      " --set max_steps=30 2>&1 >/dev/null | sed -e '/^step 1/q' > /dev/null";
+  run_program("/bin/sh", {"-c", command});
+  EXPECT_EQ(losses(path("out")).size(), 30U);
+  EXPECT_TRUE(fs::exists(folder_ / "out/adapter_model.safetensors"));
+}
+
+TEST_F(TrainProgram, EachStepIsToldOnce) {
+  const ProgramResult result = train();
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (int step = 1; step <= 6; ++step) {
+    const std::string line = "step " + std::to_string(step) + "/6 ";
+    const size_t first = result.err.find(line);
+    ASSERT_NE(first, std::string::npos) << result.err;
+    EXPECT_EQ(result.err.find(line, first + 1), std::string::npos) << result.err;
+  }
+}
+
+TEST_F(TrainProgram, ARunThatFailedBeforeItSavedIsBegunAnewByTheSameCommand) {
+  config_["max_steps"] = 400;
+  config_["save_strategy"] = "no";
+  write_config();
+  ASSERT_EQ(train({}, stop_after(0, SIGKILL)).exit_code, 128 + SIGKILL);
+  config_["max_steps"] = 2;
+  write_config();
+  const ProgramResult again = train();
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_SAYS(again.err, "ended before it saved anything");
+  EXPECT_EQ(losses(path("out")).size(), 2U);
+  EXPECT_FALSE(fs::exists(folder_ / "out/.lock"));
+  expect_refused(train(), {"exists", "--overwrite"});  // that one is finished
+}
+
+TEST_F(TrainProgram, ASecondRunInTheSameFolderIsRefusedBeforeItChangesAnything) {
+  ASSERT_EQ(train({"--set", "max_steps=2"}).exit_code, 0);
+  const std::string log = read_text(folder_ / "out/log.jsonl");
+  write_text(folder_ / "out/.lock", "process 4711 on earth\n");
+  const int lock = open(path("out/.lock").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(flock(lock, LOCK_EX | LOCK_NB), 0);
+  for (const auto& more : std::vector<std::vector<std::string>>{
+           {}, {"--overwrite"}, {"--resume", "auto", "--set", "max_steps=4"}}) {
+    expect_refused(train(more), {"in use: process 4711 on earth", "choose another output_dir"});
+  }
+  EXPECT_EQ(read_text(folder_ / "out/log.jsonl"), log);
+  close(lock);
+  EXPECT_EQ(train({"--overwrite", "--set", "max_steps=2"}).exit_code, 0);
+}
+
+TEST_F(TrainProgram, AnEmptyNameIsNoChoice) {
+  for (const char* option : {"--output-dir", "--resume", "--device"}) {
+    expect_refused(train({option, ""}), {"[usage] ", option, "is empty"});
+  }
+  EXPECT_FALSE(fs::exists(path("out")));
 }
 
 TEST_F(TrainProgram, AChatTemplateIsTrainedWithAndSaved) {

@@ -1,8 +1,6 @@
 // How the program answers lines that it cannot act on, and what it says about itself.
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
 #include "tests/cli/program.h"
 
 namespace qlora::testing {
@@ -19,6 +17,7 @@ TEST(Usage, HelpOfEverySubcommandHasExamplesAndExitsWithZero) {
   const ProgramResult program = qlora({"--help"});
   EXPECT_EQ(program.exit_code, 0);
   EXPECT_NE(program.out.find("Exit codes"), std::string::npos);
+  EXPECT_NE(program.out.find("129, 130 and 143"), std::string::npos);
 }
 
 TEST(Usage, VersionIsOneLine) {
@@ -62,39 +61,83 @@ TEST(Usage, AFullDiskUnderStandardOutputIsAnError) {
   EXPECT_NE(result.err.find("cannot write to standard output"), std::string::npos) << result.err;
 }
 
-TEST(Config, ExplainsAKeyAndASection) {
-  const ProgramResult key = qlora({"config", "explain", "lora.r"});
-  EXPECT_EQ(key.exit_code, 0);
-  EXPECT_NE(key.out.find("rank"), std::string::npos);
-  EXPECT_EQ(key.out.back(), '\n');
-  EXPECT_EQ(qlora({"config", "explain", "lora"}).exit_code, 0);
-  EXPECT_EQ(qlora({"config", "explain"}).exit_code, 0);
-  expect_refused(qlora({"config", "explain", "lora.rnak"}), {"lora.rnak", "did you mean"});
+// What a shell makes of a variable that is not set.
+TEST(Usage, AnEmptyValueIsRefused) {
+  const std::vector<std::vector<std::string>> lines = {{"perplexity", "--model-path"},
+                                                       {"perplexity", "--adapter"},
+                                                       {"perplexity", "--device"},
+                                                       {"perplexity", "--compute-dtype"},
+                                                       {"perplexity", "--text"},
+                                                       {"perplexity", "--dataset-name"},
+                                                       {"perplexity", "--tokens"},
+                                                       {"perplexity", "--template"},
+                                                       {"perplexity", "--loss-on"},
+                                                       {"generate", "--prompt-file"},
+                                                       {"generate", "--template"},
+                                                       {"generate", "--chat-template"},
+                                                       {"export", "--run"},
+                                                       {"export", "--config"},
+                                                       {"export", "--output-dir"},
+                                                       {"export", "--bits"},
+                                                       {"export", "--tokens"},
+                                                       {"export", "--eval-tokens"},
+                                                       {"export", "--compute-dtype"},
+                                                       {"merge", "--format"},
+                                                       {"merge", "--adapter"},
+                                                       {"plan", "--device-memory"},
+                                                       {"plan", "--gpu"},
+                                                       {"plan", "--model-path"},
+                                                       {"plan", "--parameters"},
+                                                       {"plan", "--prefer"},
+                                                       {"perplexity", "--threads"},
+                                                       {"perplexity", "--blocks"},
+                                                       {"perplexity", "--seq-len"},
+                                                       {"perplexity", "--stride"},
+                                                       {"perplexity", "--max-length"},
+                                                       {"perplexity", "--limit"},
+                                                       {"generate", "--max-new-tokens"},
+                                                       {"generate", "--temperature"},
+                                                       {"generate", "--top-k"},
+                                                       {"generate", "--top-p"},
+                                                       {"generate", "--repetition-penalty"},
+                                                       {"export", "--threads"},
+                                                       {"plan", "--context"},
+                                                       {"plan", "--batch"},
+                                                       {"plan", "--bits"},
+                                                       {"plan", "--kv-bits"}};
+  for (auto line : lines) {
+    line.emplace_back("");
+    expect_refused(qlora(line),
+                   {"[usage] " + line[1] + ": is empty; give a value or leave the option out",
+                    "see qlora " + line[0] + " --help"});
+  }
+  expect_refused(qlora({"compare", "a", ""}), {"quantized: is empty"});
+  expect_refused(qlora({"compare", "", "b"}), {"original: is empty"});
+  expect_refused(qlora({"plan", ""}), {"CONFIG: is empty"});
+  expect_refused(qlora({"config", "validate", ""}), {"FILE: is empty"});
 }
 
-TEST(Config, SchemaIsOneJsonObject) {
-  const ProgramResult result = qlora({"config", "schema"});
-  EXPECT_EQ(result.exit_code, 0);
-  const auto schema = nlohmann::json::parse(result.out);
-  EXPECT_TRUE(schema.at("properties").contains("lora"));
+TEST(Usage, AnOptionBeforeItsSubcommandIsToldItsPlace) {
+  expect_refused(qlora({"--json", "train", "x.json"}),
+                 {"--json is an option of qlora train and has to stand behind it",
+                  "qlora train ... --json; see qlora train --help"});
+  expect_refused(qlora({"config", "--json", "explain", "lora.r"}),
+                 {"qlora config explain ... --json"});
+  expect_refused(qlora({"--jsn", "train", "x.json"}), {"did you mean --json?"});
 }
 
-TEST(Config, DocsIsThePageInTheTree) {
-  const ProgramResult result = qlora({"config", "docs"});
-  EXPECT_EQ(result.exit_code, 0);
-  EXPECT_EQ(result.out.substr(0, 2), "# ");
-}
-
-TEST(Config, ValidatesAFile) {
-  const TemporaryFolder folder;
-  write_text(folder / "good.json",
-             R"({"model_name_or_path": "m", "data": {"dataset_name": "d.jsonl"}})");
-  const ProgramResult good = qlora({"config", "validate", folder / "good.json"});
-  EXPECT_EQ(good.exit_code, 0) << good.err;
-  EXPECT_NE(good.out.find("is valid"), std::string::npos);
-  expect_refused(qlora({"config", "validate", folder / "good.json", "--set", "lora.r=0"}),
-                 {"lora.r"});
-  expect_refused(qlora({"config", "validate", folder / "missing.json"}), {"missing.json"});
+TEST(Usage, ANumberOutsideItsTypeIsRefused) {
+  for (const char* seed : {"-1", "1.5", "nan", "0x10", "99999999999999999999", ""}) {
+    expect_refused(qlora({"generate", "--seed", seed}),
+                   {"--seed: is ", "allowed: a whole number, 0 to 18446744073709551615"});
+  }
+  expect_refused(qlora({"generate", "--temperature", "nan"}),
+                 {"temperature is nan, allowed: a number, 0 to 100"});
+  expect_refused(qlora({"generate", "--top-p", "inf"}),
+                 {"top_p is inf, allowed: a number, 0 to 1"});
+  expect_refused(qlora({"plan", "--inference", "--parameters", "7B", "--bits", "-1"}),
+                 {"--bits is -1, allowed: 2, 3, 4, 8, 16, 32"});
+  expect_refused(qlora({"export", "--model-path", "x", "--threads", "-2"}), {"threads is -2"});
 }
 
 }  // namespace

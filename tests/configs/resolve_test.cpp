@@ -115,6 +115,12 @@ TEST(Resolve, RefusesContradictions) {
   }
 }
 
+TEST(Resolve, ChecksTheTemplatesVariables) {
+  RunConfig config = small_config();
+  config.data.example.chat.chat_template_kwargs = "[1]";
+  EXPECT_ERROR(ConfigError, resolve(config), "data.chat_template_kwargs is array");
+}
+
 TEST(Resolve, AllowsWhatOnlyLooksLikeOne) {
   EXPECT_EQ(refusal([](RunConfig& c) {
               c.data.dataset_name = "";

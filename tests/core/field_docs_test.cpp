@@ -68,5 +68,22 @@ TEST(ExplainField, ExplainsKeysSynonymsAndSections) {
             "[config] lora.rnak is not a key; did you mean lora.r?");
 }
 
+TEST(ExplainField, TellsProgramsTheSame) {
+  const Json key = explain_field_json<TestOptions>("lora.rank");
+  EXPECT_EQ(key, (Json{{"key", "lora.r"},
+                       {"text", "rank R of A [R, K] and B [N, R]"},
+                       {"type", "a whole number"},
+                       {"default", 16},
+                       {"allowed", "1 to 1024"},
+                       {"also", Json::array({"lora_r", "lora.rank"})}}));
+  const Json section = explain_field_json<TestOptions>("lora");
+  EXPECT_EQ(section["text"], "The adapters.");
+  EXPECT_EQ(section["keys"][0]["key"], "lora.r");
+  EXPECT_EQ(section["keys"][0]["default"], 16);
+  for (const Json& entry : explain_field_json<TestOptions>("")["keys"]) {
+    EXPECT_EQ(entry["type"] == "a section", entry["key"] == "lora") << entry;
+  }
+}
+
 }  // namespace
 }  // namespace qlora

@@ -85,7 +85,7 @@ TEST(ReadFields, NullUnsetsOptionalsOnly) {
   read(R"({"max_steps": null})", options);
   EXPECT_FALSE(options.flat.max_steps.has_value());
   EXPECT_EQ(read_error(R"({"seed": null})"),
-            "[config] seed is null, allowed: a whole number, at most 18446744073709551615; leave "
+            "[config] seed is null, allowed: a whole number, 0 to 18446744073709551615; leave "
             "the key out for its default (a.json, at /seed)");
 }
 
@@ -223,7 +223,8 @@ TEST(ReadFields, NotANumberIsRefused) {
     TestOptions options;
     EXPECT_THROW(read_fields(Json{{"learning_rate", value}}, options, "x"), ConfigError);
     options.flat.learning_rate = value;
-    EXPECT_THROW(validate_fields(options), ConfigError);
+    EXPECT_ERROR(ConfigError, validate_fields(options),
+                 fmt::format("learning_rate is {}, allowed: a number", value));
   }
 }
 
@@ -340,6 +341,16 @@ TEST(OverrideField, Errors) {
   EXPECT_NE(override_error("learning_rate=nan"), "");
   EXPECT_NE(override_error("learning_rate=inf"), "");
   EXPECT_EQ(overridden("output_dir=\uFFFD").output_dir, "\uFFFD");
+}
+
+TEST(OverrideField, SaysHowListsAndObjectsAreWritten) {
+  EXPECT_EQ(override_error("lora.target_modules=[q_proj]"),
+            "[config] not JSON near \"[q\" at line 1, column 2 (--set "
+            "lora.target_modules=[q_proj], at /0); a list of texts is written '[\"a\",\"b\"]', or "
+            "a,b");
+  EXPECT_SAYS(override_error("lora.rank_pattern={q:3}"), "an object is written '{\"key\": 1}'");
+  EXPECT_SAYS(override_error("lora={r:3}"), "an object is written");
+  EXPECT_SAYS(override_error("lora="), "is empty, expected JSON; an object is written");
 }
 
 struct TwiceOptions {

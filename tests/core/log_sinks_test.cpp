@@ -89,6 +89,17 @@ TEST(TerminalLog, ShowsNoControlCharacters) {
             "a?[2Jb?c??dé\n");
 }
 
+TEST(TerminalLog, AStreamThatTakesNothingEndsNoRun) {
+  std::FILE* full = std::fopen("/dev/full", "w");  // every write there fails for want of space
+  ASSERT_NE(full, nullptr);
+  {
+    TerminalLog log(full, {.is_terminal = true, .columns = 20});
+    EXPECT_NO_THROW(log.live("step 1"));
+    EXPECT_NO_THROW(log.notice("saved"));
+  }
+  std::fclose(full);
+}
+
 TEST(JsonlLog, WritesOneObjectALine) {
   const TemporaryFolder folder;
   const auto path = folder / "a.jsonl";

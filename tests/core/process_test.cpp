@@ -92,11 +92,40 @@ TEST(StopSignals, NotesTheFirstSignal) {
 }
 
 TEST(StopSignals, RestoresTheHandlersBefore) {
-  struct sigaction before = {}, after = {};
-  sigaction(SIGINT, nullptr, &before);
-  { const StopSignals signals; }
-  sigaction(SIGINT, nullptr, &after);
-  EXPECT_EQ(before.sa_handler, after.sa_handler);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+    struct sigaction before = {}, after = {};
+    sigaction(signal, nullptr, &before);
+    { const StopSignals signals; }
+    sigaction(signal, nullptr, &after);
+    EXPECT_EQ(before.sa_handler, after.sa_handler) << signal;
+  }
+}
+
+TEST(StopSignals, AClosedTerminalStopsUnlessTheRunIsToOutliveIt) {
+  const auto before = std::signal(SIGHUP, SIG_DFL);
+  {
+    const StopSignals signals;
+    raise(SIGHUP);
+    EXPECT_EQ(stop_exit_code(), 129);
+  }
+  std::signal(SIGHUP, SIG_IGN);  // as nohup starts it
+  {
+    const StopSignals signals;
+    raise(SIGHUP);
+    EXPECT_FALSE(stop_requested());
+  }
+  std::signal(SIGHUP, before);
+}
+
+TEST(StopSignalsDeathTest, AReaderThatHasGoneEndsNothing) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto write_on = [] {
+    std::signal(SIGPIPE, SIG_DFL);
+    const StopSignals signals;
+    raise(SIGPIPE);
+    _exit(stop_requested() ? 1 : 7);
+  };
+  EXPECT_EXIT(write_on(), ::testing::ExitedWithCode(7), "");
 }
 
 TEST(StopSignals, OneAtATime) {

@@ -147,6 +147,18 @@ TEST_F(ChatTemplateTest, AnotherRoleCountsWhereTheTemplateRendersIt) {
   }
 }
 
+TEST_F(ChatTemplateTest, SaysThatARowWithoutTextMayNotSuitTheTemplate) {
+  jinja::Dict calls;
+  calls.set("role", "assistant");
+  calls.set("tool_calls", jinja::Value::list({}));
+  const Message called{
+      .role = "assistant", .content = "", .has_text = false, .fields = jinja::Value::dict(calls)};
+  constexpr const char* kTexts = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}";
+  EXPECT_ERROR(ValueError,
+               built(kTexts, {.messages = {{"user", "Q"}, called}, .line = 3}, LossOn::kAll),
+               "; a message of the row has no text as its content (parts, or tool calls alone)");
+}
+
 TEST_F(ChatTemplateTest, OtherFormsBecomeAConversation) {
   const ExampleOptions all{.prompt_template = PromptTemplate::kChat, .chat = options(kTurns)};
   const RowRenderer renderer(RowForm::kAlpaca, all, *tokenizer_);
@@ -185,10 +197,18 @@ TEST_F(ChatTemplateTest, VariablesAndTheDate) {
     given.chat_template_kwargs = kwargs;
     given.chat_template_date = date;
     EXPECT_SAYS(testing::message_of<Error>([&] { ChatTemplate(*tokenizer_, given); }), part);
+    EXPECT_ERROR(ConfigError, check_options(given), part);
   };
-  refused("[1]", "", "chat_template_kwargs is array, expected a JSON object");
-  refused("{", "", "chat_template_kwargs: not JSON");
-  refused(R"({"tools": []})", "", "sets 'tools', which the row or the program sets");
+  refused("[1]", "",
+          "[data] data.chat_template_kwargs is array, expected a text that is a JSON object");
+  refused("{", "", "[data] data.chat_template_kwargs: not JSON");
+  refused("{", "", R"(expected a text that is a JSON object, as "{\"enable_thinking\": false}")");
+  refused(R"({"a": 1, "a": 2})", "", "key 'a' stands twice");
+  for (const char* name : {"messages", "tools", "documents", "add_generation_prompt"}) {
+    refused(fmt::format(R"({{"{}": []}})", name), "",
+            fmt::format("sets '{}', which the row or the program sets; allowed: names other than",
+                        name));
+  }
   refused(R"({"a": 18446744073709551615})", "", "grows beyond 64 bits");
   for (const char* date : {"today", "2024-02-30", "2024-13-01", "2024-01-01x", "24"}) {
     refused("", date, "expected a day as YYYY-MM-DD");
@@ -284,7 +304,7 @@ TEST(ChatRows, ShareGptBecomesMessages) {
                "the turn is from 'bot'; known are human");
   EXPECT_ERROR(FormatError, load_rows(R"({"conversations": [{"from": "gpt"}]})"),
                "no object with the texts 'from' and 'value'");
-  EXPECT_ERROR(FormatError, load_rows(R"({"conversations": 1})"), "has to be a list of messages");
+  EXPECT_ERROR(FormatError, load_rows(R"({"conversations": 1})"), "expected a list of messages");
 }
 
 TEST(ChatRows, ToolsAndEveryMemberReachTheTemplate) {

@@ -28,7 +28,17 @@ TEST(Csv, Rfc4180) {
   EXPECT_EQ(read("a,"), (std::vector<Row>{{"a", ""}}));
   EXPECT_EQ(read("\n\na\n\n\r\nb\n\n"), (std::vector<Row>{{"a"}, {"b"}}));  // empty lines
   EXPECT_EQ(read("5\" disk,x"), (std::vector<Row>{{"5\" disk", "x"}}));
-  EXPECT_EQ(read("a\rb\n"), (std::vector<Row>{{"a\rb"}}));  // a lone CR is text
+}
+
+TEST(Csv, ARowEndsWithAnyLineEnd) {
+  EXPECT_EQ(read("a,b\rc,d\r"), (std::vector<Row>{{"a", "b"}, {"c", "d"}}));
+  EXPECT_EQ(read("a\rb\nc\r\nd"), (std::vector<Row>{{"a"}, {"b"}, {"c"}, {"d"}}));
+  EXPECT_EQ(read("\r\ra,\r\"x\ry\"\rb"), (std::vector<Row>{{"a", ""}, {"x\ry"}, {"b"}}));
+  CsvReader csv("a\r\"x\ry\r\nz\"\r\n\rb\n", "t.csv");
+  Row row;
+  std::vector<int64_t> lines;
+  while (csv.next(row)) lines.push_back(csv.line());
+  EXPECT_EQ(lines, (std::vector<int64_t>{1, 2, 6}));
 }
 
 TEST(Csv, KnowsTheLineOfARow) {

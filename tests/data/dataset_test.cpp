@@ -12,6 +12,8 @@
 namespace qlora::data {
 namespace {
 
+using std::string_literals::operator""s;
+
 class DatasetTest : public ::testing::Test {
  protected:
   Dataset load(const std::string& name, const std::string& text, const DatasetOptions& o = {}) {
@@ -81,6 +83,13 @@ TEST_F(DatasetTest, ReadsCsv) {
   EXPECT_ERROR(FormatError, load("a.csv", "text,b\nx\n"),
                "a.csv:2: the row has 1 fields, the header 2");
   EXPECT_ERROR(FormatError, load("a.csv", "text,text\nx,y\n"), "the column 'text' stands twice");
+  EXPECT_ERROR(
+      FormatError, load("a.csv", "instruction;output\nx;y\n"),
+      "a.csv:1: the header is the one column 'instruction;output'; columns are separated by "
+      "commas");
+  EXPECT_ERROR(FormatError, load("a.csv", "text,b\nx,y\nx,"s + '\0' + "\n"),
+               "a.csv:3: a zero byte in the row");
+  EXPECT_EQ(load("a.csv", "text\rx\ry\r").size(), 2);
   EXPECT_ERROR(FormatError, load("a.csv", "text\n\"x\n"), "a.csv:2: a quoted field is not closed");
   EXPECT_ERROR(ValueError, load("a.csv", ""), "is empty, expected a header line");
   EXPECT_ERROR(ValueError, load("a.csv", "text\n"), "has no rows");
@@ -108,8 +117,14 @@ TEST_F(DatasetTest, NamesTheLineOfARowWithoutItsFields) {
   EXPECT_ERROR(FormatError,
                load("a.jsonl", "{\"instruction\": \"x\", \"input\": 1, \"output\": \"y\"}"),
                "'input' is number");
-  EXPECT_ERROR(FormatError, load("a.jsonl", "{\"messages\": []}"),
-               "a list of messages with at least one");
+  EXPECT_ERROR(
+      FormatError, load("a.jsonl", "{\"messages\": []}"),
+      "a.jsonl:1: the field 'messages' is empty, expected a list of messages with at least "
+      "one");
+  EXPECT_ERROR(FormatError, load("a.jsonl", "{\"messages\": \"[]\"}"),
+               "a.jsonl:1: the field 'messages' is string, expected a list of messages");
+  EXPECT_ERROR(FormatError, load("a.jsonl", "{\"text\": \"x\"}", {.form = RowForm::kMessages}),
+               "a.jsonl:1: the row lacks the field 'messages', a list of messages");
   EXPECT_ERROR(FormatError, load("a.jsonl", "{\"messages\": [1]}"), "a message is number");
   EXPECT_ERROR(FormatError, load("a.jsonl", "{\"messages\": [{\"role\": \"user\"}]}"),
                "lacks the field 'content'");
@@ -121,7 +136,9 @@ TEST_F(DatasetTest, NamesTheLineOfARowWithoutItsFields) {
 TEST_F(DatasetTest, RefusesWhatIsNotData) {
   EXPECT_ERROR(IoError, load_dataset(folder_ / "absent.jsonl"), "absent.jsonl does not exist");
   EXPECT_ERROR(IoError, load_dataset("tatsu-lab/alpaca"), "nothing is downloaded");
-  EXPECT_ERROR(FormatError, load("a.parquet", "PAR1"), "known are .jsonl, .json and .csv");
+  EXPECT_ERROR(IoError, load_dataset(folder_.path()), "is a folder; give the path of a .jsonl");
+  EXPECT_ERROR(FormatError, load("a.tsv", "a\tb"), "known are .jsonl, .json and .csv");
+  EXPECT_ERROR(FormatError, load("a.parquet", "PAR1 x PAR1"), "is a Parquet table");
   EXPECT_ERROR(ValueError, load("a.jsonl", ""), "has no rows");
   EXPECT_ERROR(ValueError, load("a.json", " [ ] "), "has no rows");
   EXPECT_ERROR(FormatError, load("a.jsonl", "\xFF\xFE{"), "is UTF-16");
@@ -130,12 +147,63 @@ TEST_F(DatasetTest, RefusesWhatIsNotData) {
                "a.jsonl:2: a row is number");
   EXPECT_ERROR(FormatError, load("a.json", "[{\"text\": \"x\"} {\"text\": \"x\"}]"),
                "expected ',' or ']'");
-  EXPECT_ERROR(FormatError, load("a.json", "[{\"text\": \"x\"}"), "expected ',' or ']'");
+  EXPECT_ERROR(FormatError, load("a.json", "[{\"text\": \"x\"}"), "the array is not closed");
+  EXPECT_ERROR(FormatError, load("a.json", "[{\"text\": \"x\"},\n]"),
+               "a.json:2: a comma stands before the closing ]");
   EXPECT_ERROR(FormatError, load("a.json", "[{\"text\": \"x\""), "the array is not closed");
   EXPECT_ERROR(FormatError, load("a.json", "[1]"), "a row is not an object");
   EXPECT_ERROR(FormatError, load("a.json", "[[1]]"), "a row is array");
   EXPECT_ERROR(FormatError, load("a.json", "[{\"text\": \"x\"}] 5"),
                "text after the end of the array");
+}
+
+TEST_F(DatasetTest, HalfASurrogatePairCountsAsReplaced) {
+  const std::pair<const char*, const char*> texts[] = {
+      {R"(a\\ud800b)", "a\\ud800b"},  // an escaped backslash
+      {R"(\ud83d\ude00)", "\U0001F600"},
+      {R"(\uD83D\uDE00\udE00)", "\U0001F600\uFFFD"},
+      {R"(\ud800)", "\uFFFD"},
+      {R"(\uDBFF x)", "\uFFFD x"},
+      {R"(\ud83d\ud83d\ude00)", "\uFFFD\U0001F600"},
+      {R"(\ude00\ud83d)", "\uFFFD\uFFFD"},
+      {R"(\ud83d\n\\\udc00\ue000)", "\uFFFD\n\\\uFFFD\uE000"},
+      {R"(\ud83dude00)", "\uFFFDude00"}};
+  for (const auto& [escaped, text] : texts) {
+    const std::string row = fmt::format("{{\"text\": \"{}\"}}", escaped);
+    EXPECT_EQ(load("a.jsonl", row).records[0].text, text) << row;
+    EXPECT_EQ(load("a.json", "[" + row + "]").records[0].text, text) << row;
+  }
+  for (const char* broken :
+       {R"({"text": "\ud8"})", R"({"text": "\ud8zz"})", R"({"text": "\ud800)"}) {
+    EXPECT_ERROR(FormatError, load("a.jsonl", broken), "a.jsonl:1: ");
+  }
+}
+
+TEST_F(DatasetTest, SaysHowRowsAreWritten) {
+  EXPECT_ERROR(FormatError, load("a.json", "{\n \"text\": \"x\"\n}\n"),
+               "; rows are one object a line, or one list [{…}, {…}] without an object around it");
+  EXPECT_ERROR(FormatError, load("a.json", "{\"data\": [\n{\"text\": \"x\"}]}"),
+               "without an object around it");
+  EXPECT_ERROR(FormatError, load("a.json", R"({"version": "1", "data": [{"text": "x"}]})"),
+               "a.json:1: the rows seem to stand in the list 'data' of an object; make that list "
+               "the whole file");
+  for (const char* row : {"{\"text\": \"x\"},", "{'text': 'x'}", "{\"text\": \"x\", \"n\": NaN}"}) {
+    EXPECT_ERROR(FormatError, load("a.jsonl", row), "; a row is one JSON object on one line");
+  }
+  EXPECT_ERROR(FormatError, load("a.jsonl", "{\"text\": \"x\"}\n"s + '\0'),
+               "a.jsonl:2: a zero byte at byte 1 of the row: the file is damaged, or no text");
+  const std::string twice = testing::message_of<FormatError>(
+      [&] { load("a.jsonl", "{\"text\": \"x\", \"text\": \"y\"}"); });
+  EXPECT_EQ(twice.find("one line"), std::string::npos) << twice;
+}
+
+TEST_F(DatasetTest, ALineEndsWithAnyLineEnd) {
+  const Dataset set =
+      load("a.jsonl", "{\"text\": \"a\"}\r{\"text\": \"b\"}\r\n\r\n{\"text\": \"c\"}\n\r");
+  ASSERT_EQ(set.size(), 3);
+  EXPECT_EQ(set.records[1].line, 2);
+  EXPECT_EQ(set.records[2].text, "c");
+  EXPECT_EQ(set.records[2].line, 4);
 }
 
 TEST_F(DatasetTest, ReplacesInvalidUtf8) {

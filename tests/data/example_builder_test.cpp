@@ -149,6 +149,22 @@ TEST(BuildExample, BosComesFirstAndOnlyOnce) {
                "line 7: the text begins with <|begin_of_text|> and the tokenizer adds it too");
 }
 
+TEST(CheckSingleBos, RefusesTheSecondOneThatTheTokenizerAdds) {
+  const auto tokenizer = fixture_tokenizer("llama3");
+  EXPECT_ERROR(ValueError,
+               check_single_bos(tokenizer->encode("<|begin_of_text|>hi"), *tokenizer, "--prompt"),
+               "[data] --prompt: the text begins with <|begin_of_text|> and the tokenizer adds it "
+               "too; take it out of the text");
+  for (const char* text : {"", "hi", "hi<|begin_of_text|><|begin_of_text|>"}) {
+    EXPECT_NO_THROW(check_single_bos(tokenizer->encode(text), *tokenizer, "--prompt")) << text;
+  }
+  const Ids spelt = tokenizer->encode("<|begin_of_text|>hi", {.add_special = false});
+  EXPECT_NO_THROW(check_single_bos(spelt, *tokenizer, "--prompt"));
+  const auto adds_none = fixture_tokenizer("smollm");
+  const Ids twice(2, *adds_none->special().bos);
+  EXPECT_NO_THROW(check_single_bos(twice, *adds_none, "--prompt"));
+}
+
 TEST(BuildExample, EosWhereItIsThereOrMissing) {
   const auto tokenizer = fixture_tokenizer("smollm");
   const Record ended{.text = "hi<|im_end|>"};

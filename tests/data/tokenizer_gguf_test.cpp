@@ -214,7 +214,7 @@ TEST(GgufTokenizer, RefusesDamage) {
                "has 1 entries for 2 tokens");
   EXPECT_ERROR(FormatError,
                load(small("llama", {"a"}).array("tokenizer.ggml.scores", 6, 1, bytes_of(1.f))),
-               "is not a usable sentencepiece model");
+               "is no usable sentencepiece model");
 }
 
 TEST(GgufTokenizerFuzz, SurvivesDamage) {

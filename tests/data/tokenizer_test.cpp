@@ -185,10 +185,66 @@ TEST(LoadTokenizer, SaysWhatIsMissingOrUnknown) {
   EXPECT_ERROR(IoError, load_tokenizer(folder.path()),
                "expected tokenizer.json or tokenizer.model");
   EXPECT_ERROR(FormatError, load_tokenizer(folder.put("vocab.txt", "a")), "is of an unknown kind");
-  EXPECT_ERROR(FormatError, load_tokenizer(folder.put("tokenizer.json", "{")), "is not JSON");
-  EXPECT_ERROR(FormatError, load_tokenizer(folder.put("tokenizer.model", "no model")),
-               "is not a usable sentencepiece model");
-  EXPECT_ERROR(FormatError, load_tokenizer(folder.put("tokenizer.model", "")), "sentencepiece");
+  EXPECT_ERROR(FormatError, load_tokenizer(folder.put("tokenizer.json", "{oops}")),
+               "tokenizer.json is not JSON near '{o' at line 1, column 2 (byte 2 of 6); fetch the "
+               "file again");
+}
+
+TEST(LoadTokenizer, SaysHowAFileIsBroken) {
+  const TemporaryFolder folder;
+  const auto broken = [&](const char* name, const std::string& text) {
+    const auto path = folder.put(name, text);
+    const std::string message = testing::message_of<FormatError>([&] { load_tokenizer(path); });
+    EXPECT_SAYS(message, path.string());
+    for (const char* foreign : {"exception", ".cc", "Internal", "proto"}) {
+      EXPECT_EQ(message.find(foreign), std::string::npos) << message;
+    }
+    return message;
+  };
+  const std::string json = io::read_file(fixture("tokenizers/gpt2/tokenizer.json"));
+  EXPECT_SAYS(broken("tokenizer.json", "{\n \"model\": {"),
+              "ends too early, at line 2, column 11 (byte 13 of 13); fetch the file again");
+  EXPECT_SAYS(broken("tokenizer.json", json.substr(0, json.size() / 2)),
+              "ends too early, at line ");
+  EXPECT_SAYS(broken("tokenizer.json", json + "x"), "is not JSON near");
+  EXPECT_SAYS(broken("tokenizer.json", "{\"a\": 1e999}"),
+              "a number that no double holds, '1e999' at");
+  EXPECT_SAYS(broken("tokenizer.json", ""), "is empty; fetch the file again");
+  EXPECT_SAYS(broken("tokenizer.json", " \n"), "ends too early");
+  const std::string model = io::read_file(fixture("tokenizers/sp_bpe/tokenizer.model"));
+  EXPECT_SAYS(broken("tokenizer.model", model.substr(0, model.size() / 2)),
+              "is no sentencepiece model, or a damaged one");
+  EXPECT_SAYS(
+      broken("tokenizer.model", "Entry not found"),
+      "its 15 bytes, which begin with 'Entry not found', do not parse; fetch the file again");
+  EXPECT_SAYS(broken("tokenizer.model", ""), "is empty; fetch the file again");
+  EXPECT_SAYS(broken("tokenizer.model", " \n"),
+              "is no usable sentencepiece model, the library refuses it: 'unk is not defined.'");
+  for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
+    EXPECT_SAYS(broken(name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"),
+                "is a pointer of Git LFS");
+    EXPECT_SAYS(broken(name, "<!DOCTYPE html>"), "is an HTML page");
+  }
+}
+
+TEST(LoadTokenizer, SaysWhichFileBesideItIsBroken) {
+  const TemporaryFolder folder;
+  folder.put("tokenizer.json", io::read_file(fixture("tokenizers/gpt2/tokenizer.json")));
+  for (const char* name :
+       {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}) {
+    const auto path = folder.put(name, "{\"a\": ");
+    const auto refused = [&] { load_tokenizer(folder.path()); };
+    const std::string message = testing::message_of<FormatError>(refused);
+    EXPECT_SAYS(message, path.string());
+    EXPECT_SAYS(message, "; mend the file or fetch it again");
+    folder.put(name, "[]");
+    EXPECT_ERROR(FormatError, refused(), "holds array, expected an object; fetch the file again");
+    folder.put(name, "version https://git-lfs.github.com/spec/v1\n");
+    EXPECT_ERROR(FormatError, refused(), "is a pointer of Git LFS");
+    std::filesystem::remove(path);
+  }
+  folder.put("chat_template.jinja", "<!doctype html>");
+  EXPECT_ERROR(FormatError, load_tokenizer(folder.path()), "chat_template.jinja is an HTML page");
 }
 
 TEST(LoadTokenizer, TakesFilesAsWellAsFolders) {

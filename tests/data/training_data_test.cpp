@@ -131,6 +131,33 @@ TEST_F(LoadTrainingData, WarnsOfRowsThatWereCutOrLeftOut) {
       << notes_.said;
 }
 
+TEST_F(LoadTrainingData, WarnsOfAnswersThatSayNothing) {
+  folder_.put("train.jsonl",
+              R"({"instruction": "a", "output": " \n"}
+                 {"instruction": "b", "output": ""}
+                 {"instruction": "c", "output": "d"})");
+  load();
+  EXPECT_SAYS(notes_.said, "warning: training: 2 of 3 rows have nothing but white space to learn");
+  notes_.said.clear();
+  options_.dataset_name = folder_.put("a.json", R"([{"messages": [{"role": "user", "content": ""},
+                                          {"role": "assistant", "content": "x"}]}])");
+  load();
+  EXPECT_EQ(notes_.said.find("white space"), std::string::npos) << notes_.said;
+  folder_.put("a.json", R"([{"messages": [{"role": "user", "content": "x"},
+                                          {"role": "assistant", "content": ""}]}])");
+  load();
+  EXPECT_SAYS(notes_.said, "1 of 1 rows have nothing but white space to learn");
+}
+
+TEST_F(LoadTrainingData, ChecksItsOptionsBeforeItReads) {
+  options_.dataset_name = "absent.jsonl";
+  options_.example.chat.chat_template_kwargs = "5";
+  EXPECT_ERROR(ConfigError, load(), "data.chat_template_kwargs is number");
+  options_.example.chat.chat_template_kwargs = "";
+  options_.example.chat.chat_template_date = "today";
+  EXPECT_ERROR(ConfigError, load(), "data.chat_template_date is 'today'");
+}
+
 TEST_F(LoadTrainingData, CountsWhatIsLongerThanTheModelsPositions) {
   const ExampleSet set = load().train;
   int64_t longest = 0;

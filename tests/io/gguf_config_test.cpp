@@ -102,21 +102,30 @@ TEST_F(GgufLlama, ValuesAreChecked) {
     return file.f32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
   };
   EXPECT_REFUSED(with("llama.attention.head_count", 5),
-                 "embedding_length 64 is no multiple of head_count 5");
+                 "llama.embedding_length is 64, a multiple of llama.attention.head_count (5) is");
   EXPECT_REFUSED(with("llama.attention.head_count", 0),
-                 "embedding_length 64 is no multiple of head_count 0");
+                 "llama.embedding_length is 64, a multiple of llama.attention.head_count (0) is");
   EXPECT_REFUSED(with("llama.attention.head_count_kv", 3),
-                 "num_key_value_heads is 3, a divisor of");
-  EXPECT_REFUSED(with("llama.vocab_size", 0), "vocab_size is 0, 1 to");
-  EXPECT_REFUSED(with("llama.block_count", ~0u), "num_hidden_layers is 4294967295, 1 to 4096");
-  EXPECT_REFUSED(with("llama.context_length", 0), "max_position_embeddings is 0");
+                 "a.gguf: llama.attention.head_count_kv is 3, a divisor of "
+                 "llama.attention.head_count (4) is allowed");
+  EXPECT_REFUSED(with("llama.vocab_size", 0), "a.gguf: llama.vocab_size is 0, 1 to");
+  EXPECT_REFUSED(with("llama.block_count", ~0u), "llama.block_count is 4294967295, 1 to 4096");
+  EXPECT_REFUSED(with("llama.embedding_length", 4 << 20),
+                 "llama.embedding_length is 4194304, 1 to");
+  EXPECT_REFUSED(with("llama.embedding_length", 60),
+                 "llama.embedding_length / llama.attention.head_count is 15, an even number");
+  EXPECT_REFUSED(with("llama.feed_forward_length", 0), "llama.feed_forward_length is 0, 1 to");
+  EXPECT_REFUSED(with("llama.context_length", 0), "llama.context_length is 0");
   EXPECT_REFUSED(metadata().u32("llama.rope.dimension_count", 8),
                  "llama.rope.dimension_count is 8, the head width 16 is allowed");
   EXPECT_REFUSED(metadata().u32("llama.attention.value_length", 32),
                  "llama.attention.value_length is 32");
-  EXPECT_REFUSED(metadata().u32("llama.attention.key_length", 7), "head_dim is 7, an even number");
+  EXPECT_REFUSED(metadata().u32("llama.attention.key_length", 7),
+                 "llama.attention.key_length is 7, an even number");
+  EXPECT_REFUSED(metadata().u32("tokenizer.ggml.padding_token_id", 100),
+                 "tokenizer.ggml.padding_token_id is 100");
   EXPECT_REFUSED(metadata().u32("tokenizer.ggml.eos_token_id", 100),
-                 "eos_token_id is 100, below vocab_size (100)");
+                 "a.gguf: tokenizer.ggml.eos_token_id is 100, below llama.vocab_size (100)");
   EXPECT_EQ(config_of(metadata().u32("llama.attention.key_length", 32)).head_dim, 32);
 }
 
@@ -144,7 +153,12 @@ TEST_F(GgufLlama, ReadsLinearAndYarnScaling) {
                  "'llama.rope.scaling.factor' is missing");
   EXPECT_REFUSED(
       metadata().text("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 0.5f),
-      "rope factor is 0.5");
+      "a.gguf: llama.rope.scaling.factor is 0.5");
+  EXPECT_REFUSED(metadata()
+                     .text("llama.rope.scaling.type", "yarn")
+                     .f32("llama.rope.scaling.factor", 2)
+                     .u32("llama.rope.scaling.original_context_length", 0),
+                 "a.gguf: llama.rope.scaling.original_context_length is 0");
 }
 
 /// llama.cpp's converter, in double and rounded to float as it writes them.

@@ -165,6 +165,10 @@ TEST_F(GgufFamilyFile, LongropeNeedsBothListsOfFactors) {
   EXPECT_EQ(config.rope.type, RopeType::kLongrope);
   EXPECT_EQ(config.rope.long_factor, std::vector<double>(8, 3.0));
   EXPECT_EQ(config.rope.factor, 4.0);
+  auto zero = metadata("phi3").u32("phi3.rope.scaling.original_context_length", 0);
+  zero.floats("rope_factors_long.weight", {8}, 3).floats("rope_factors_short.weight", {8}, 1);
+  EXPECT_MESSAGE(FormatError, read(zero),
+                 "phi3.rope.scaling.original_context_length is 0, 1 or more is allowed");
   auto one = longrope();
   one.floats("rope_factors_long.weight", {8}, 3);
   EXPECT_MESSAGE(ShapeError, read(one),
@@ -183,6 +187,8 @@ TEST_F(GgufFamilyFile, KeysOfOtherFamiliesAreRefused) {
                  "metadata key 'gemma3.rope.freq_base_swa' is 5000");
   EXPECT_MESSAGE(FormatError, read(metadata("qwen3").u32("qwen3.rope.dimension_count", 8)),
                  "qwen3.rope.dimension_count is 8, the head width 16 is allowed");
+  EXPECT_MESSAGE(FormatError, read(metadata("phi3").u32("phi3.rope.dimension_count", 7)),
+                 "phi3.rope.dimension_count / head width is 0.4375, which makes 7 of 16");
 }
 
 }  // namespace

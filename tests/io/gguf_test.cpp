@@ -113,11 +113,12 @@ TEST_F(GgufFile, KnownTypesThatAreNotReadAreNamed) {
 TEST_F(GgufFile, FrontIsChecked) {
   EXPECT_REFUSED("", "the magic number at byte 0 needs 4 bytes, 0 are left");
   EXPECT_REFUSED("GGU", "the magic number");
+  EXPECT_REFUSED("version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS");
   EXPECT_REFUSED("GGML" + std::string(100, '\0'), "does not start with GGUF");
   GgufBuilder file;
   for (const uint32_t version : {0u, 1u, 4u, 99u}) {
     file.version = version;
-    EXPECT_REFUSED(file.build(), fmt::format("GGUF version {}, 2 and 3 are read", version));
+    EXPECT_REFUSED(file.build(), fmt::format("the GGUF version is {}, allowed 2 or 3", version));
   }
   file.version = 3u << 24;
   EXPECT_REFUSED(file.build(), "big-endian");

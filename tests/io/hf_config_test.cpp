@@ -235,6 +235,10 @@ TEST(HfConfig, RopeIsChecked) {
   EXPECT_REFUSED(scaling(R"({"type": 1})"), "type is '1', a text is allowed");
   EXPECT_REFUSED(scaling(R"({"type": "linear"})"), "factor is missing; a number is needed");
   EXPECT_REFUSED(scaling(R"({"type": "dynamic"})"), "factor is missing");
+  EXPECT_REFUSED(scaling(R"({"type": "llama3", "low_freq_factor": 1, "high_freq_factor": 4})"),
+                 "factor is missing");
+  EXPECT_REFUSED(scaling(R"({"type": "yarn", "original_max_position_embeddings": 2048})"),
+                 "rope_scaling: factor is missing; a number is needed, or null for");
   EXPECT_REFUSED(scaling(R"({"type": "linear", "factor": "2"})"), "factor is '\"2\"', a number");
   EXPECT_REFUSED(scaling(R"({"type": "linear", "factor": 0.5})"),
                  "rope factor is 0.5, 1 to 1e12 is allowed");
@@ -273,7 +277,7 @@ TEST(HfConfig, RopeIsChecked) {
                  "rope partial_rotary_factor is 2");
   EXPECT_REFUSED(R"({"head_dim": 2, "rope_scaling": {"type": "dynamic", "factor": 2}})",
                  "with dynamic rope scaling");
-  // yarn without a factor: the ratio of the two lengths
+  // yarn with a factor that is null: the ratio of the two lengths
   EXPECT_EQ(
       parse(
           Json::parse(

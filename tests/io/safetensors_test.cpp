@@ -60,6 +60,10 @@ TEST(SafetensorsReader, ReadsWhatTheReferenceLibraryWrote) {
   EXPECT_TRUE(SafetensorsReader(fixture("safetensors/no_metadata.safetensors")).metadata().empty());
 }
 
+TEST(SafetensorsReader, SaysWhatACloneLeftInItsPlace) {
+  EXPECT_REFUSED("version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS");
+}
+
 TEST(SafetensorsReader, NamesTheNearestTensor) {
   const SafetensorsReader reader(fixture("safetensors/all_types.safetensors"));
   EXPECT_EQ(reader.find("b.f64"), nullptr);

@@ -216,6 +216,23 @@ TEST(InitAdapter, ASectionHasToAgreeWithItsAdapterOrSayNothing) {
   EXPECT_SAYS(refused({.r = 4, .lora_alpha = 8, .rank_pattern = {{"q_proj", 5}}}), "q_proj");
 }
 
+TEST(InitAdapter, APatternForNoneOfItsModulesIsRefusedInTheSectionAndReadInTheFile) {
+  const auto file = read_peft_adapter(parity() / "adapters/q_v_only");
+  EXPECT_ERROR(ConfigError,
+               check_init_adapter(file, {.r = file.options.r,
+                                         .lora_alpha = file.options.lora_alpha,
+                                         .rank_pattern = {{"up_proj", 4}}}),
+               "rank_pattern has 'up_proj', which matches none");
+  const TemporaryFolder folder;
+  write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat16)},
+                     {}, "base");
+  nlohmann::json config;
+  std::ifstream(folder / "adapter_config.json") >> config;
+  config["rank_pattern"] = {{"q_proj", 2}};  // peft passes over it
+  testing::write_text(folder / "adapter_config.json", config.dump());
+  EXPECT_EQ(read_peft_adapter(folder.path()).modules.size(), 1U);
+}
+
 TEST(InitAdapter, PatternsCountByWhatTheyMeanForEachModule) {
   const auto file = read_peft_adapter(parity() / "adapters/rslora_patterns");
   const LoraOptions same{.r = 4,
@@ -243,6 +260,29 @@ TEST(PeftFiles, AMissingHalfAForeignTensorAndANanAreRefused) {
   EXPECT_SAYS(rewrite("embed_tokens.weight", at::randn({4, 8})), "no LoRA matrix");
   EXPECT_SAYS(rewrite(good, at::full({4, 8}, NAN)), "not finite");
   EXPECT_SAYS(rewrite(good, at::randn({4})), "two dimensions");
+}
+
+TEST(PeftFiles, AMatrixOfIntegersIsRefusedWithFileTensorAndTypes) {
+  const TemporaryFolder folder;
+  write_peft_adapter(folder.path(), {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat32)},
+                     {}, "base");
+  const std::string name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight";
+  const torch::Tensor integers = at::full({4, 8}, 1, torch::kInt32);
+  const io::TensorView view = tensor_view(name, integers);
+  io::write_safetensors(folder / "adapter_model.safetensors", {&view, 1});
+  const std::string said = message_of<FormatError>([&] { read_peft_adapter(folder.path()); });
+  EXPECT_SAYS(said, name + " is of type I32, allowed F16, BF16, F32");
+  EXPECT_SAYS(said, (folder / "adapter_model.safetensors").string());
+}
+
+TEST(PeftFiles, TheWeightsComeLast) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "adapter_config.json" / "in the way");
+  EXPECT_THROW(write_peft_adapter(folder.path(),
+                                  {adapter("model.layers.0.mlp.up_proj", 4, 8, torch::kFloat32)},
+                                  {}, "base"),
+               IoError);
+  EXPECT_FALSE(fs::exists(folder / "adapter_model.safetensors"));
 }
 
 TEST(PeftFiles, MissingFilesAreNamed) {

@@ -77,6 +77,21 @@ TEST(Targets, ABrokenRegexAndAnEmptyListAreRefused) {
   EXPECT_THROW(select_targets(llama_modules(1), with_targets({})), ConfigError);
 }
 
+TEST(Targets, APatternThatMatchesNoAdaptedModuleIsRefusedByName) {
+  const auto refused = [](LoraOptions options) {
+    options.target_modules = {"q_proj", "v_proj"};
+    return testing::refusal_of<ConfigError>([&] { select_targets(llama_modules(2), options); });
+  };
+  EXPECT_SAYS(refused({.rank_pattern = {{"q_proj", 4}, {"up_proj", 2}}}),
+              "rank_pattern has 'up_proj', which matches none of the 4 adapted modules, such as "
+              "model.layers.0.self_attn.q_proj");
+  EXPECT_SAYS(refused({.alpha_pattern = {{R"(layers\.2\..*)", 4}}}),
+              R"(alpha_pattern has 'layers\.2\..*', which matches none)");
+  EXPECT_SAYS(refused({.alpha_pattern = {{"(q_proj", 4}}}), "no regular expression");
+  EXPECT_EQ(refused({.rank_pattern = {{R"(layers\.1\..*)", 4}}, .alpha_pattern = {{"v_proj", 4}}}),
+            "");
+}
+
 TEST(AdapterShape, PatternsOverrideRankAndAlpha) {
   LoraOptions options;
   options.r = 8;

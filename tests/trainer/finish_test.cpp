@@ -42,6 +42,10 @@ TEST(ResolvedConfig, AsksForNothingThatTheRunDoesToItsDirectory) {
   facts.config = {{"seed", 7}};
   write_resolved_config(folder.path(), facts);
   EXPECT_EQ(Json::parse(testing::read_text(folder / "config.resolved.json")), facts.config);
+  facts.config = {{"export", {{"output_dir", "out"}, {"overwrite", true}}}};
+  write_resolved_config(folder.path(), facts);
+  EXPECT_EQ(Json::parse(testing::read_text(folder / "config.resolved.json")).at("export"),
+            Json({{"output_dir", "out"}, {"overwrite", false}}));
 }
 
 TEST(CheckTrained, ARunWithoutAnAppliedStepHasNoResult) {

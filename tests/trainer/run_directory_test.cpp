@@ -66,7 +66,8 @@ TEST_F(RunDirectory, AFreeOrEmptyOneIsTaken) {
 
 TEST_F(RunDirectory, OneThatIsThereIsRefusedUnlessToldOtherwise) {
   write_text(run() / "log.jsonl", "x\n");
-  EXPECT_THROW(check_run_directory(options, log), ConfigError);
+  write_text(run() / "adapter_model.safetensors", "x");
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "exists; go on with --resume auto");
   options.overwrite = true;
   EXPECT_FALSE(check_run_directory(options, log).checkpoint);
   EXPECT_TRUE(fs::exists(run() / "log.jsonl"));
@@ -75,6 +76,39 @@ TEST_F(RunDirectory, OneThatIsThereIsRefusedUnlessToldOtherwise) {
   options.overwrite = false;
   EXPECT_FALSE(check_run_directory(options, log).checkpoint);
   EXPECT_EQ(log.notices.size(), 1u);
+}
+
+TEST_F(RunDirectory, ARunThatSavedNothingIsBegunAnew) {
+  const auto written = {"log.jsonl", "config.resolved.json", "base_model.json",
+                        "runs/events.out.tfevents.1.host.2.0", "README.md"};
+  const auto others = {"notes.txt", ".checkpoint-5.tmp-0a1b2c3d/optimizer.safetensors"};
+  for (const char* name : written) write_text(run() / name, "x");
+  for (const char* name : others) write_text(run() / name, "x");
+  write_text(folder / "run-awq-base" / "model.safetensors", "x");
+  const RunStart start = check_run_directory(options, log);
+  EXPECT_FALSE(start.checkpoint);
+  ASSERT_EQ(log.notices.size(), 1u);
+  EXPECT_SAYS(log.notices.front(), "ended before it saved anything");
+  EXPECT_TRUE(fs::exists(run() / "log.jsonl"));  // nothing is done by asking
+  prepare_run_directory(start, 0);
+  for (const char* name : written) EXPECT_FALSE(fs::exists(run() / name)) << name;
+  for (const char* name : others) EXPECT_TRUE(fs::exists(run() / name)) << name;
+  EXPECT_TRUE(fs::exists(folder / "run-awq-base" / "model.safetensors"));
+}
+
+TEST_F(RunDirectory, WhatMayHoldATrainedAdapterIsNeverBegunAnew) {
+  for (const char* name : {"adapter_model.safetensors", "qat_grids.safetensors",
+                           "checkpoint-5/adapter_model.safetensors",   // damaged
+                           "checkpoint-5.old-0a1b2c3d/manifest.json",  // killed between two renames
+                           ".checkpoint-5.tmp-0a1b2c3d/manifest.json",  // killed before the rename
+                           ".deleting-checkpoint-5/manifest.json"}) {
+    fs::remove_all(run());
+    write_text(run() / "log.jsonl", "x\n");
+    write_text(run() / name, "x");
+    EXPECT_ERROR(ConfigError, check_run_directory(options, log), "start over with --overwrite")
+        << name;
+  }
+  EXPECT_TRUE(log.notices.empty());
 }
 
 TEST_F(RunDirectory, AFileIsRefused) {
@@ -106,7 +140,7 @@ TEST_F(RunDirectory, EachMarkOfARunAllowsToOverwriteIt) {
   make_checkpoint(folder / "d", 3);
   for (const char* name : {"a", "b", "c", "d"}) {  // a is empty
     options.output_dir = (folder / name).string();
-    prepare_run_directory(options, check_run_directory(options, log), 0);
+    prepare_run_directory(check_run_directory(options, log), 0);
     EXPECT_TRUE(fs::is_empty(run())) << name;
   }
 }
@@ -234,7 +268,7 @@ TEST_F(RunDirectory, OverwriteRemovesWhatARunWroteAndNothingElse) {
   for (const char* name : written) write_text(run() / name, "x");
   for (const char* name : others) write_text(run() / name, "mine");
   options.overwrite = true;
-  prepare_run_directory(options, check_run_directory(options, log), 0);
+  prepare_run_directory(check_run_directory(options, log), 0);
   EXPECT_FALSE(fs::exists(run() / "checkpoint-5"));
   for (const char* name : written) EXPECT_FALSE(fs::exists(run() / name)) << name;
   for (const char* name : others) EXPECT_TRUE(fs::exists(run() / name)) << name;
@@ -242,7 +276,7 @@ TEST_F(RunDirectory, OverwriteRemovesWhatARunWroteAndNothingElse) {
   fs::remove_all(run() / "runs");
   write_text(run() / "log.jsonl", "x\n");
   write_text(run() / "runs" / "events.out.tfevents.1.host.2.0", "x");
-  prepare_run_directory(options, check_run_directory(options, log), 0);
+  prepare_run_directory(check_run_directory(options, log), 0);
   EXPECT_FALSE(fs::exists(run() / "runs"));  // nothing else was in it
 }
 
@@ -253,7 +287,7 @@ TEST_F(RunDirectory, ResumingDropsWhatLiesBehindTheCheckpoint) {
   write_text(run() / "log.jsonl", first + R"({"kind":"step","step":6,"loss":1})"
                                           "\n");
   options.resume = (run() / "checkpoint-5").string();
-  prepare_run_directory(options, check_run_directory(options, log), 5);
+  prepare_run_directory(check_run_directory(options, log), 5);
   EXPECT_EQ(steps_of(run()), std::vector<int64_t>{5});
   EXPECT_EQ(testing::read_text(run() / "log.jsonl"), first);
 }

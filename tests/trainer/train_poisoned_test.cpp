@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,24 +23,43 @@ namespace fs = std::filesystem;
 using testing::EventLog;
 using testing::TinyRun;
 
-/// The parity fixture's untied model with a token whose embedding is NaN.
 constexpr int32_t kPoison = 255;
+constexpr uint16_t kOne = 0x3F80, kHuge = 0x7149;  // in BF16: 1 and 1e30
+
+/// Sets the last number of every row, [N, 64] in BF16.
+void set_last_column(std::vector<std::byte>& matrix, uint16_t value) {
+  constexpr size_t kRowBytes = 64 * sizeof(value);
+  for (size_t end = kRowBytes; end <= matrix.size(); end += kRowBytes) {
+    std::memcpy(matrix.data() + end - sizeof(value), &value, sizeof(value));
+  }
+}
+
+/// The parity fixture's untied model with a token whose attention scores overflow: it alone has
+/// something in the last place of its embedding, and the first block's queries and keys take that
+/// 1e30 fold.
 void write_poisoned_model(const fs::path& folder) {
   const fs::path source = fs::path(QLORA_SOURCE_DIR) / "tests/fixtures/parity/models/plain";
   fs::create_directories(folder);
   fs::copy_file(source / "config.json", folder / "config.json");
   const io::SafetensorsReader reader(source / "model.safetensors");
   std::vector<io::TensorView> tensors = reader.tensors();
-  std::vector<std::byte> embedding;
+  std::map<std::string, std::vector<std::byte>> changed;
   for (io::TensorView& tensor : tensors) {
-    if (tensor.name != "model.embed_tokens.weight") continue;
-    embedding.assign(tensor.bytes.begin(), tensor.bytes.end());
-    const size_t row = embedding.size() / static_cast<size_t>(tensor.shape[0]);
-    std::fill(embedding.begin() + static_cast<int64_t>(kPoison * row),
-              embedding.begin() + static_cast<int64_t>((kPoison + 1) * row), std::byte{0xFF});
-    tensor.bytes = embedding;
+    const bool is_embedding = tensor.name == "model.embed_tokens.weight";
+    const bool is_score = tensor.name == "model.layers.0.self_attn.q_proj.weight" ||
+                          tensor.name == "model.layers.0.self_attn.k_proj.weight";
+    if (!is_embedding && !is_score) continue;
+    auto& bytes = changed[tensor.name];
+    bytes.assign(tensor.bytes.begin(), tensor.bytes.end());
+    set_last_column(bytes, is_score ? kHuge : 0);
+    if (is_embedding) {
+      std::vector<std::byte> row(bytes.size() / static_cast<size_t>(tensor.shape[0]));
+      set_last_column(row, kOne);
+      std::copy(row.begin(), row.end(), bytes.begin() + static_cast<int64_t>(kPoison * row.size()));
+    }
+    tensor.bytes = bytes;
   }
-  ASSERT_FALSE(embedding.empty());
+  ASSERT_EQ(changed.size(), 3u);
   io::write_safetensors(folder / "model.safetensors", tensors);
 }
 

@@ -135,13 +135,90 @@ TEST(Train, NoSpaceLeftKeepsTheEarlierCheckpoint) {
   EXPECT_FALSE(io::manifest_problem(run.run_dir() / "checkpoint-3"));
   for (const auto& entry : fs::directory_iterator(run.run_dir())) {  // nothing half-written
     const std::string name = entry.path().filename().string();
-    EXPECT_TRUE(name == "checkpoint-3" || name == "log.jsonl" || name == "runs") << name;
+    EXPECT_TRUE(name == "checkpoint-3" || name == "log.jsonl" || name == "runs" ||
+                name == "base_model.json")
+        << name;
   }
   run.options.resume = "auto";
   EventLog rest;
   run.run(rest);
   ASSERT_EQ(rest.losses().size(), 7u);
   for (const auto& [step, loss] : rest.losses()) EXPECT_EQ(loss, whole.losses().at(step)) << step;
+}
+
+/// A run that cannot write the adapter at its end, its last checkpoint or not.
+///   returns   the error
+std::string fill_disk_at_the_end(const TinyRun& run, const std::string& last_event) {
+  EventLog log;
+  std::optional<FileLimit> limit;
+  log.on_event = [&](const std::string& kind, const nlohmann::json& record) {
+    if (kind == last_event && record.at("step") == 10) limit.emplace(100'000);
+  };
+  return testing::message_of<IoError>([&] { run.run(log); });
+}
+
+TEST(Train, NoSpaceLeftAtTheEndIsNoFinishedRunAndCanBeFinished) {
+  TinyRun run;
+  run.options.save = {.strategy = Strategy::kSteps, .steps = 5};
+  EventLog whole;
+  run.run(whole);
+  const fs::path finished = run.run_dir() / "adapter_model.safetensors";
+  run.use_run_dir("full");
+  const std::string error = fill_disk_at_the_end(run, "checkpoint");
+  EXPECT_SAYS(error, "adapter_model.safetensors");
+  EXPECT_SAYS(error, "the checkpoint of step 10 is kept in");
+  EXPECT_SAYS(error, "--resume auto writes the final files");
+  EXPECT_TRUE(fs::exists(run.run_dir() / "README.md"));  // all but what says that it is finished
+  EXPECT_FALSE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+  run.options.resume = "auto";
+  EventLog rest;
+  run.run(rest);
+  EXPECT_TRUE(rest.of("step").empty());
+  EXPECT_EQ(read_text(run.run_dir() / "adapter_model.safetensors"), read_text(finished));
+}
+
+TEST(Train, NoSpaceLeftForAnythingIsToldAsThat) {
+  TinyRun run;
+  EXPECT_SAYS(fill_disk_at_the_end(run, "step"), "what was trained is lost");
+  EXPECT_FALSE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+  EventLog again;
+  run.run(again);  // nothing is left that could be lost
+  EXPECT_TRUE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+}
+
+TEST(Train, FinalFilesThatCannotBeMadeLeaveACheckpoint) {
+  TinyRun run;  // saves none by itself
+  run.options.max_steps = 2;
+  run.facts.tokenizer_source = run.folder / "gone";
+  EventLog log;
+  EXPECT_ERROR(IoError, run.run(log), "the checkpoint of step 2 is kept in");
+  EXPECT_FALSE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+  run.options.resume = "auto";
+  run.facts.tokenizer_source = run.folder.put("tokenizer.txt", "of no known kind");
+  EventLog damaged;
+  EXPECT_THROW(run.run(damaged), FormatError);
+  EXPECT_SAYS(damaged.warnings.back(), "the final files are not written");
+  run.facts.tokenizer_source = run.folder / "model";
+  EventLog rest;
+  run.run(rest);
+  EXPECT_TRUE(rest.of("step").empty());
+  EXPECT_TRUE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+}
+
+TEST(Train, ResumeRefusesOtherWeightsOfTheSameSize) {
+  TinyRun run;
+  run.options.max_steps = 2;
+  run.options.save = {.strategy = Strategy::kSteps, .steps = 1};
+  EventLog log;
+  run.run(log);
+  testing::write_tiny_checkpoint(run.folder / "model", {.seed = 2});
+  run.options.resume = (run.run_dir() / "checkpoint-1").string();
+  EXPECT_ERROR(ConfigError, run.run(log), "with other weights than");
+  EXPECT_TRUE(fs::exists(run.run_dir() / "checkpoint-2"));  // nothing was changed
+  fs::remove(run.run_dir() / "base_model.json");            // as an older run left it
+  EXPECT_EQ(run.run(log).steps, 2);
+  EXPECT_TRUE(fs::exists(run.run_dir() / "base_model.json"));
+  EXPECT_EQ(run.run(log).steps, 2);
 }
 
 TEST(Train, ResumeRefusesAnotherRunsCheckpoint) {

@@ -97,8 +97,15 @@ TEST(Train, EveryStepIsLoggedWithItsNumbers) {
   EXPECT_EQ(result.tokens, tokens);
   EXPECT_EQ(steps[3].at("epoch"), 1.0);
   EXPECT_GT(*result.seconds_to_first_step, steps[0].at("seconds").get<double>());
-  EXPECT_EQ(log.notices.size(), 2u);  // logging_steps 2
-  EXPECT_EQ(log.lives.size(), 4u);
+  // logging_steps 2: each step is told once, and the line that lives is gone where one is printed.
+  ASSERT_EQ(log.notices.size(), 2u);
+  EXPECT_SAYS(log.notices[0], "step 2/4");
+  ASSERT_EQ(log.lives.size(), 5u);
+  EXPECT_SAYS(log.lives[0], "step 1/4");
+  EXPECT_EQ(log.lives[1], "");
+  EXPECT_SAYS(log.lives[2], "step 3/4");
+  EXPECT_EQ(log.lives[3], "");
+  EXPECT_EQ(log.lives[4], "");  // at the end
 
   std::istringstream lines(read_text(run.run_dir() / "log.jsonl"));
   int logged = 0;
