@@ -85,6 +85,7 @@ int run_command(ExportArguments arguments) {
   arguments.request.overrides = overrides_of(arguments);
   const PreparedExport prepared = prepare_export(arguments.request, log);
   if (arguments.dry_run) return show_export_plan(prepared, arguments.json, log);
+  ignore_broken_pipes();
   const StopSignals signals;
   return run_export(prepared, arguments.json, log);
 }

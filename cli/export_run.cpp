@@ -37,8 +37,8 @@ void apply_overrides(const std::vector<std::string>& overrides, configs::RunConf
     });
     QLORA_CHECK(
         key == notes.given.end(), ConfigError,
-        "[export] --set {} changes {}, which says what the run trained on; leave it out, and "
-        "say what to write with --quantization-type, --bits, --group-size and --merge-base",
+        "[export] --set {} changes {}, and section qat says what a run trained on; leave it out, "
+        "and say what to write with --quantization-type, --bits, --group-size and --merge-base",
         assignment, *key);
     for (const std::string& notice : notes.notices) log.notice(notice);
   }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -77,16 +76,6 @@ Json config_facts(const std::filesystem::path& file) {
   return facts;
 }
 
-/// Lines of the log that read_loss_history passes over because they are no objects.
-int64_t unreadable_lines(const std::filesystem::path& log_jsonl) {
-  std::ifstream file(log_jsonl);
-  int64_t count = 0;
-  for (std::string line; std::getline(file, line);) {
-    count += line.empty() || Json::parse(line, nullptr, false).is_object() ? 0 : 1;
-  }
-  return count;
-}
-
 /// Why the adapter of a run that has one cannot be loaded.
 std::optional<std::string> adapter_problem(const std::filesystem::path& directory) {
   try {
@@ -109,7 +98,7 @@ Json inspect_run(const std::filesystem::path& directory, RunLog& log) {
   if (std::filesystem::exists(config)) facts["config"] = config_facts(config);
   const std::filesystem::path log_file = directory / "log.jsonl";
   const trainer::LossHistory history = trainer::read_loss_history(log_file);
-  if (const int64_t count = unreadable_lines(log_file); count > 0) {
+  if (const int64_t count = history.unreadable_lines; count > 0) {
     facts["unreadable_log_lines"] = count;
     log.warn(fmt::format("lines of {} that cannot be read and are passed over: {}",
                          log_file.string(), count));
@@ -119,7 +108,8 @@ Json inspect_run(const std::filesystem::path& directory, RunLog& log) {
   facts["checkpoints"] = checkpoint_facts(directory);
   const bool has_adapter = std::filesystem::exists(directory / "adapter_model.safetensors");
   const auto problem = has_adapter ? adapter_problem(directory) : std::nullopt;
-  facts["finished"] = has_adapter && !problem;
+  // A run that was resumed has the adapter of its former end until the next.
+  facts["finished"] = has_adapter && !problem && history.has_finished.value_or(true);
   if (problem) facts["problem"] = *problem;
   return facts;
 }

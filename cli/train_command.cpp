@@ -1,5 +1,6 @@
 #include <CLI/App.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -115,22 +116,20 @@ std::string resume_command(const TrainArguments& arguments) {
 }
 
 /// exports   the one JSON object is left to the export that follows
-int report(const trainer::TrainResult& result, const TrainArguments& arguments, bool exports,
-           RunLog& log) {
-  if (arguments.json && exports && !result.interrupted) return 0;
+///   returns   what standard output did not take; its reader may have gone
+std::optional<IoError> print_result(const trainer::TrainResult& result,
+                                    const TrainArguments& arguments, bool exports) {
+  if (arguments.json && exports && !result.interrupted) return std::nullopt;
   try {
     if (arguments.json) {
       print_json(Json(trainer::result_json(result)));
     } else {
       print(trainer::summary_text(result) + "\n");
     }
-  } catch (const IoError&) {
-    if (!result.interrupted) throw;  // else the terminal may be what has gone
+  } catch (const IoError& error) {
+    return error;
   }
-  if (!result.interrupted) return 0;
-  log.notice(fmt::format("stopped at step {} of {}; go on with: {}", result.steps,
-                         result.total_steps, resume_command(arguments)));
-  return stop_exit_code();
+  return std::nullopt;
 }
 
 /// The model is gone from memory when this returns.
@@ -161,6 +160,7 @@ trainer::TrainResult run_training(const configs::RunConfig& config, const data::
 }
 
 int train(const TrainArguments& arguments) {
+  ignore_broken_pipes();
   TerminalLog log(stderr);
   const configs::LoadedConfig loaded =
       configs::load_run_config(arguments.config, all_overrides(arguments));
@@ -169,7 +169,6 @@ int train(const TrainArguments& arguments) {
   const CheckedRun run = check_run(config, log);
   const bool has_saved_grids =
       run.start.checkpoint && trainer::has_saved_grids(*run.start.checkpoint);
-  const bool exports = config.exporting.after_training.value_or(false);
   if (arguments.dry_run) {
     arguments.json ? print_json(run.plan.facts) : print(plan_text(run.plan) + "\n");
     return 0;
@@ -185,10 +184,18 @@ int train(const TrainArguments& arguments) {
   }
   const trainer::TrainResult result =
       run_training(config, run.data, run.plan, has_saved_grids, lock, log);
-  const int code = report(result, arguments, exports, log);
-  if (code != 0 || !exports) return code;
-  return run_export(prepare_export_of_run(config), arguments.json, log,
-                    Json(trainer::result_json(result)));
+  const bool exports = config.exporting.after_training.value_or(false);
+  const auto unread = print_result(result, arguments, exports);
+  if (result.interrupted) {  // a terminal that was closed may be what takes nothing
+    log.notice(fmt::format("stopped at step {} of {}; go on with: {}", result.steps,
+                           result.total_steps, resume_command(arguments)));
+    return stop_exit_code();
+  }
+  const int code = exports ? run_export(prepare_export_of_run(config), arguments.json, log,
+                                        Json(trainer::result_json(result)))
+                           : 0;
+  if (unread) throw IoError(*unread);
+  return code;
 }
 
 }  // namespace

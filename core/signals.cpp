@@ -15,7 +15,7 @@ namespace {
 static_assert(std::atomic<int>::is_always_lock_free);
 std::atomic<int> noted_signal = 0;
 std::atomic<bool> installed = false;
-struct sigaction previous_int, previous_term, previous_hangup, previous_pipe;
+struct sigaction previous_int, previous_term, previous_hangup;
 
 constexpr int kSignalExit = 128;  // the shell's convention
 
@@ -39,16 +39,17 @@ StopSignals::StopSignals() {
   sigaction(SIGTERM, &action, &previous_term);
   sigaction(SIGHUP, &action, &previous_hangup);
   if (previous_hangup.sa_handler == SIG_IGN) sigaction(SIGHUP, &previous_hangup, nullptr);
-  action.sa_handler = SIG_IGN;
-  sigaction(SIGPIPE, &action, &previous_pipe);
 }
 
 StopSignals::~StopSignals() {
   sigaction(SIGINT, &previous_int, nullptr);
   sigaction(SIGTERM, &previous_term, nullptr);
   sigaction(SIGHUP, &previous_hangup, nullptr);
-  sigaction(SIGPIPE, &previous_pipe, nullptr);
   installed = false;
+}
+
+void ignore_broken_pipes() {
+  std::signal(SIGPIPE, SIG_IGN);
 }
 
 bool stop_requested() {

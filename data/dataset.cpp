@@ -98,19 +98,31 @@ class RecordReader {
       return RowForm::kPromptCompletion;
     }
     if (row.contains(o.text_field)) return RowForm::kText;
-    for (const auto& [key, value] : row.items()) {
-      const bool holds_rows = value.is_array() && !value.empty() && value.front().is_object();
-      QLORA_CHECK(
-          !holds_rows, FormatError,
-          "[data] {}:{}: the rows seem to stand in the list {} of an object; make that list "
-          "the whole file",
-          set_.name, line, io::quote(key));
-    }
     throw FormatError(fmt::format(
         "[data] {}:{}: the form of the rows is not known, fields {}; allowed {}, {} + {}, {} + "
-        "output, {} + response, {}, or {}; name the fields in the configuration",
+        "output, {} + response, {}, or {}; {}",
         set_.name, line, keys(row), o.text_field, o.prompt_field, o.completion_field,
-        o.instruction_field, o.instruction_field, o.messages_field, o.conversations_field));
+        o.instruction_field, o.instruction_field, o.messages_field, o.conversations_field,
+        advice(row)));
+  }
+
+  /// For a row whose form is not known.
+  static std::string advice(const json& row) {
+    for (const auto& [key, value] : row.items()) {
+      if (!value.is_array() || value.empty() || !value.front().is_object()) continue;
+      const json& item = value.front();
+      const char* option = item.contains("role")   ? "messages_field"
+                           : item.contains("from") ? "conversations_field"
+                                                   : nullptr;
+      if (option != nullptr) {
+        return fmt::format("{} is a conversation: set data.{} to it", io::quote(key), option);
+      }
+      return fmt::format(
+          "name the fields in the configuration, or, where {} is a list of rows, make "
+          "that list the whole file",
+          io::quote(key));
+    }
+    return "name the fields in the configuration";
   }
 
   static std::string keys(const json& row) {

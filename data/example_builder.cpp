@@ -149,13 +149,14 @@ std::vector<Example> build_all(const Dataset& set, const ExampleOptions& options
   return examples;
 }
 
-/// What the model is to answer is nothing at all, or white space.
-bool has_empty_answer(const Record& record, RowForm form) {
+/// What the model is to answer, or with loss on all tokens to say, is nothing or white space.
+bool has_empty_answer(const Record& record, RowForm form, LossOn loss_on) {
   const auto is_blank = [](const std::string& text) {
     return text.find_first_not_of(" \t\r\n") == std::string::npos;
   };
-  if (form != RowForm::kMessages)
-    return is_blank(form == RowForm::kText ? record.text : record.response);
+  if (form == RowForm::kText) return is_blank(record.text);
+  if (loss_on == LossOn::kAll) return false;
+  if (form != RowForm::kMessages) return is_blank(record.response);
   return std::any_of(record.messages.begin(), record.messages.end(), [&](const Message& message) {
     return message.role == "assistant" && message.has_text && is_blank(message.content) &&
            message.fields.is_none();
@@ -176,9 +177,9 @@ ExampleSet build_examples(const Dataset& set, const ExampleOptions& options,
   std::vector<Example> built = build_all(set, options, tokenizer);
   ExampleSet out{.name = set.name, .max_length = options.max_length, .examples = {}, .counts = {}};
   out.counts.rows = set.size();
-  out.counts.empty_answers =
-      std::count_if(set.records.begin(), set.records.end(),
-                    [&](const Record& record) { return has_empty_answer(record, set.form); });
+  out.counts.empty_answers = std::count_if(
+      set.records.begin(), set.records.end(),
+      [&](const Record& record) { return has_empty_answer(record, set.form, options.loss_on); });
   int64_t first_overlong_line = 0, longest = 0;
   for (size_t i = 0; i < built.size(); ++i) {
     const auto length = static_cast<int64_t>(built[i].tokens.size());

@@ -139,6 +139,7 @@ nlohmann::ordered_json JsonRows::parse(std::string_view row) const {
     if (is_array_ || nlohmann::json::accept(row)) throw;
     const bool goes_on = std::string_view("{[,").find(row.back()) != std::string_view::npos &&
                          !row.ends_with("},");  // the first line of an object over several
+    if (!goes_on && row.back() != ',') throw;
     throw FormatError(fmt::format(
         "{}; {}", error.what(),
         goes_on ? "rows are one object a line, or one list [{…}, {…}] without an object around it"

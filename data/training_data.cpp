@@ -46,8 +46,8 @@ void report(const ExampleSet& set, const char* use, RunLog& log) {
   }
   if (c.empty_answers > 0) {
     log.warn(fmt::format(
-        "{}: {} of {} rows have nothing but white space to learn, which teaches the model to say "
-        "nothing; take them out unless that is meant",
+        "{}: {} of {} rows have an answer that is empty or white space, which teaches the model to "
+        "say nothing; take them out unless that is meant",
         use, c.empty_answers, c.rows));
   }
 }

@@ -11,12 +11,22 @@ namespace qlora::io {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+BaseRecord record_of(const Checkpoint& base, const std::string& path) {
+  const SourceHashes hashes = base.source_hashes();
+  return {.path = path, .sha256 = hashes.source, .weights = hashes.weights};
+}
+
+}  // namespace
+
 BaseRecord base_record_of(const std::string& model_path) {
-  return {.path = model_path, .sha256 = Checkpoint(model_path).source_hash()};
+  return record_of(Checkpoint(model_path), model_path);
 }
 
 void write_base_record(const fs::path& directory, const BaseRecord& record) {
-  const nlohmann::ordered_json json = {{"path", record.path}, {"sha256", record.sha256}};
+  const nlohmann::ordered_json json = {
+      {"path", record.path}, {"sha256", record.sha256}, {"weights_sha256", record.weights}};
   write_file_atomic(directory / kBaseRecordFile, json.dump(2) + "\n");
 }
 
@@ -45,20 +55,29 @@ std::optional<BaseRecord> read_base_record(const fs::path& adapter) {
                   file.string(), key);
       return found->get<std::string>();
     };
-    return BaseRecord{.path = text("path"), .sha256 = text("sha256")};
+    BaseRecord record{.path = text("path"), .sha256 = text("sha256"), .weights = {}};
+    if (json.contains("weights_sha256")) record.weights = text("weights_sha256");
+    return record;
   }
   return std::nullopt;
 }
 
 std::optional<std::string> base_difference(const fs::path& adapter, const Checkpoint& base) {
+  if (!read_base_record(adapter)) return std::nullopt;
+  return base_difference(adapter, record_of(base, base.path().string()));
+}
+
+std::optional<std::string> base_difference(const fs::path& adapter, const BaseRecord& base) {
+  constexpr size_t kShown = 12;  // of a hash
   const auto recorded = read_base_record(adapter);
   if (!recorded) return std::nullopt;
-  const std::string hash = base.source_hash();
-  if (hash == recorded->sha256) return std::nullopt;
+  const bool knows_weights = !recorded->weights.empty();
+  const std::string& then = knows_weights ? recorded->weights : recorded->sha256;
+  const std::string& now = knows_weights ? base.weights : base.sha256;
+  if (then == now) return std::nullopt;
   return fmt::format(
       "the adapter {} was trained on {} with other weights than {} (SHA-256 {}…, here {}…)",
-      adapter.string(), recorded->path, base.path().string(), recorded->sha256.substr(0, 12),
-      hash.substr(0, 12));
+      adapter.string(), recorded->path, base.path, then.substr(0, kShown), now.substr(0, kShown));
 }
 
 }  // namespace qlora::io

@@ -11,8 +11,9 @@ class Checkpoint;
 
 /// The weights that an adapter was trained on.
 struct BaseRecord {
-  std::string path;    // where they lay then
-  std::string sha256;  // Checkpoint::source_hash
+  std::string path;     // where they lay then
+  std::string sha256;   // SourceHashes::source
+  std::string weights;  // SourceHashes::weights; empty in older records
 };
 
 inline constexpr const char* kBaseRecordFile = "base_model.json";
@@ -39,6 +40,9 @@ std::optional<BaseRecord> read_base_record(const std::filesystem::path& adapter)
 ///   cost      reads the files of `base` once where there is a record
 std::optional<std::string> base_difference(const std::filesystem::path& adapter,
                                            const Checkpoint& base);
+/// The same for weights that have been read.
+std::optional<std::string> base_difference(const std::filesystem::path& adapter,
+                                           const BaseRecord& base);
 
 /// Folders in which a run may have left facts about an adapter: its own, and for a checkpoint the
 /// run's.

@@ -265,20 +265,26 @@ void Checkpoint::release(std::string_view name) const {
   }
 }
 
-std::string Checkpoint::source_hash() const {
-  Sha256 hash;
+SourceHashes Checkpoint::source_hashes() const {
+  Sha256 hash, weights;
   if (gguf_) {
+    const std::string file = sha256_tree_file(path_);
     hash.update(rounding_ == GgufRounding::kBf16 ? "gguf bf16\n" : "gguf float\n");
-    hash.update(sha256_tree_file(path_));
+    hash.update(file);
+    weights.update(file);
   } else {
     hash.update("safetensors\n");
     hash.update(sha256_file(path_ / "config.json"));
     for (const char* name : {"quantize_config.json", "quant_config.json"}) {
       if (quantization_ && is_present(path_ / name)) hash.update(sha256_file(path_ / name));
     }
-    for (const fs::path& file : safetensors_->files()) hash.update("\n" + sha256_tree_file(file));
+    for (const fs::path& file : safetensors_->files()) {
+      const std::string part = "\n" + sha256_tree_file(file);
+      hash.update(part);
+      weights.update(part);
+    }
   }
-  return hash.hex();
+  return {.source = hash.hex(), .weights = weights.hex()};
 }
 
 }  // namespace qlora::io

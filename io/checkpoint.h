@@ -33,6 +33,12 @@ enum class GgufRounding {
 /// else its only safetensors file ("gptq_model-4bit-128g.safetensors" of AutoGPTQ).
 std::filesystem::path weights_path(const std::filesystem::path& folder);
 
+/// In hexadecimal digits.
+struct SourceHashes {
+  std::string source;   // every byte of config and weights, and the rounding
+  std::string weights;  // the weights' files alone
+};
+
 /// One view over the weights of a model, wherever they come from: a Hugging Face directory
 /// (config.json and safetensors) or a GGUF file. Tensors go by their Hugging Face names and rows,
 /// are floats when read, and are never held as a whole: read rows, use them, release.
@@ -83,11 +89,12 @@ class Checkpoint {
   ///   cost      reads both matrices where both are there, else nothing
   void check_tied_weights() const;
 
-  /// Key for caches made from this source: covers every byte of config and weights and the
-  /// rounding.
+  /// What this source is told from others by.
   ///   cost      reads all files once, on all threads (about 1.5 GB/s a thread with SHA
-  ///   instructions)
-  std::string source_hash() const;
+  ///             instructions)
+  SourceHashes source_hashes() const;
+  /// Key for caches made from this source.
+  std::string source_hash() const { return source_hashes().source; }
 
  private:
   struct Entry {

@@ -60,7 +60,7 @@ const KeyName* key_at(std::string_view text) {
 std::string in_gguf_keys(std::string_view message, const GgufReader& gguf,
                          std::string_view family) {
   const auto full_name = [&](const KeyName& key) {
-    const std::string name =
+    std::string name =
         key.gguf.starts_with('.') ? fmt::format("{}{}", family, key.gguf) : std::string(key.gguf);
     if (key.config != "head_dim" || gguf.find(name) != nullptr) return name;
     return fmt::format("{0}.embedding_length / {0}.attention.head_count", family);

@@ -17,8 +17,8 @@ namespace qlora::trainer {
 void write_resolved_config(const std::filesystem::path& run_dir, const RunFacts& facts);
 
 /// The adapter in peft's form, the grids, the tokenizer's files, README.md and loss.svg. Each file
-/// appears atomically, the adapter last: where it is, the run is finished. A second call writes the
-/// same files again.
+/// appears atomically, the adapter last: after a first session it says that the run is finished. A
+/// second call writes the same files again.
 ///   throws    IoError, with no adapter written; FormatError for a tokenizer that changed meanwhile
 void write_final_files(const std::filesystem::path& run_dir, const model::Decoder& model,
                        const TrainOptions& options, const RunFacts& facts,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,13 @@ struct LossPoint {
 struct LossHistory {
   std::vector<LossPoint> train;
   std::vector<LossPoint> eval;
+  std::optional<bool> has_finished;  // the last session; unset where the log tells of none
+  int64_t unreadable_lines = 0;      // that are no JSON objects
 };
 
 /// Reads log.jsonl. A step that stands there twice (a run that was killed and resumed) counts as it
-/// stands last; lines that are no JSON, such as one that a crash has cut, are passed over.
+/// stands last; lines that are no JSON, such as one that a crash has cut, are passed over and
+/// counted.
 ///   throws    IoError where the file cannot be read
 LossHistory read_loss_history(const std::filesystem::path& log_jsonl);
 

@@ -11,10 +11,15 @@
 namespace qlora::trainer {
 namespace {
 
+std::string kind_of(const nlohmann::json& line) {
+  const auto kind = line.is_object() ? line.find("kind") : line.end();
+  return kind != line.end() && kind->is_string() ? kind->get<std::string>() : "";
+}
+
 /// Step of a line that a resumed run would tell again; below 0: of no such line.
 int64_t step_of(const nlohmann::json& line) {
-  if (!line.is_object() || !line.contains("kind") || !line.contains("step")) return -1;
-  const auto& kind = line["kind"];
+  const std::string kind = kind_of(line);
+  if (kind.empty() || !line.contains("step")) return -1;
   const bool repeats = kind == "step" || kind == "evaluation" || kind == "checkpoint";
   return repeats && line["step"].is_number_integer() ? line["step"].get<int64_t>() : -1;
 }
@@ -30,15 +35,21 @@ std::vector<LossPoint> points(const std::map<int64_t, double>& losses) {
 LossHistory read_loss_history(const std::filesystem::path& log_jsonl) {
   std::ifstream file(log_jsonl);
   QLORA_CHECK(file.good(), IoError, "[trainer] cannot read {}", log_jsonl.string());
+  LossHistory history;
   std::map<int64_t, double> train, eval;
   for (std::string text; std::getline(file, text);) {
     const auto line = nlohmann::json::parse(text, nullptr, false);
+    if (!text.empty() && !line.is_object()) ++history.unreadable_lines;
+    const std::string kind = kind_of(line);
+    if (kind == "start" || kind == "finish") history.has_finished = kind == "finish";
     const int64_t step = step_of(line);
     const auto loss = step < 0 ? line.end() : line.find("loss");
     if (loss == line.end() || !loss->is_number()) continue;
-    (line["kind"] == "evaluation" ? eval : train)[step] = loss->get<double>();
+    (kind == "evaluation" ? eval : train)[step] = loss->get<double>();
   }
-  return {.train = points(train), .eval = points(eval)};
+  history.train = points(train);
+  history.eval = points(eval);
+  return history;
 }
 
 void cut_log(const std::filesystem::path& log_jsonl, int64_t step) {

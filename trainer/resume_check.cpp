@@ -141,15 +141,11 @@ void check_same_options(const Json& saved_options, const Json& options_now, RunL
 }
 
 void check_same_base(const std::filesystem::path& checkpoint, const io::BaseRecord& base) {
-  constexpr size_t kShown = 12;  // of the hash
-  const auto recorded = io::read_base_record(checkpoint);
-  QLORA_CHECK(
-      !recorded || recorded->sha256 == base.sha256, ConfigError,
-      "[trainer] {} was trained on {} with other weights than {} (SHA-256 {}…, here {}…); a "
-      "resumed run needs the same base; where it is the same model in another form, delete "
-      "{} beside the checkpoint",
-      checkpoint.string(), recorded->path, base.path, recorded->sha256.substr(0, kShown),
-      base.sha256.substr(0, kShown), io::kBaseRecordFile);
+  const auto difference = io::base_difference(checkpoint, base);
+  QLORA_CHECK(!difference, ConfigError,
+              "[trainer] {}; a resumed run needs the same base; where it is the same model in "
+              "another form, delete {} beside the checkpoint",
+              difference.value_or(""), io::kBaseRecordFile);
 }
 
 void check_within_run(const std::filesystem::path& checkpoint, int64_t step, int64_t total_steps) {

@@ -98,6 +98,13 @@ bool holds_training(const fs::path& run_dir) {
          });
 }
 
+/// A run has opened its log there, left nothing that was trained, and is not at work any more.
+bool ended_before_it_saved(const fs::path& run_dir) {
+  std::error_code error;
+  return fs::is_regular_file(run_dir / "log.jsonl", error) && !holds_training(run_dir) &&
+         !may_be_held_elsewhere(run_dir);
+}
+
 /// What lies at output_dir or a folder above it; not_found where the name is free.
 fs::file_type type_of(const fs::path& path, const fs::path& output_dir) {
   std::error_code error, unseen;
@@ -197,12 +204,12 @@ RunStart check_run_directory(const TrainOptions& options, RunLog& log, const Run
     return {.run_dir = run_dir, .checkpoint = named_checkpoint(options, is_there)};
   }
   const bool is_plain = !options.overwrite && !is_auto;
-  if (is_plain && is_there && holds_run(run_dir) && !holds_training(run_dir)) {
-    log.notice(fmt::format(
-        "{} holds a run that ended before it saved anything: this one starts anew and removes its "
-        "log",
-        run_dir.string()));
-    return {.run_dir = run_dir, .checkpoint = std::nullopt, .starts_over = true};
+  if (is_plain && is_there && ended_before_it_saved(run_dir)) {
+    log.notice(
+        fmt::format("{} holds a run that ended before it saved anything: this one begins "
+                    "there anew",
+                    run_dir.string()));
+    return {.run_dir = run_dir, .checkpoint = std::nullopt};
   }
   QLORA_CHECK(!is_there || !is_plain, ConfigError,
               "[trainer] output_dir {} exists; go on with --resume auto, start over with "

@@ -20,7 +20,7 @@ struct RunStart {
 
 /// Decides how the run starts. Changes nothing on disk: callers ask before any heavy work.
 ///   (neither)  output_dir is free or empty, or holds a run that ended before it saved anything: it
-///              is begun anew, after a notice
+///              is begun anew, after a notice, as resume "auto" does where there is no checkpoint
 ///   overwrite  allows an output_dir that holds a run: log.jsonl, config.resolved.json or a
 ///              complete checkpoint. What holds something else is refused
 ///   resume     "auto": the newest checkpoint that is complete, after a warning for each newer one

@@ -24,10 +24,23 @@ namespace fs = std::filesystem;
 constexpr int kTries = 20;
 constexpr auto kPause = std::chrono::milliseconds(10);
 
+/// "process 4711 on host", as the lock file has it.
+std::string holder_of(const fs::path& run_dir) {
+  std::string holder;
+  std::ifstream file(run_dir / kLockFile);
+  std::getline(file, holder);
+  return holder;
+}
+
+std::string this_host() {
+  char host[256] = {};
+  ::gethostname(host, sizeof(host) - 1);
+  return host;
+}
+
 [[noreturn]] void refuse_held(const fs::path& run_dir) {
   constexpr size_t kLongest = 100;
-  std::string holder;
-  std::getline(std::ifstream(run_dir / kLockFile), holder);
+  const std::string holder = holder_of(run_dir);
   throw ConfigError(fmt::format(
       "[trainer] output_dir {} is in use: {} trains there; wait until it has ended, stop it, or "
       "choose another output_dir",
@@ -65,13 +78,10 @@ bool means_no_locks(int problem) {
   return problem == ENOLCK || problem == EOPNOTSUPP || problem == ENOSYS;
 }
 
-/// For who is refused: "process 4711 on host". That it cannot be written is no reason to stop.
-void write_holder(int descriptor) {
-  char host[256] = {};
-  ::gethostname(host, sizeof(host) - 1);
-  const std::string text = fmt::format("process {} on {}\n", ::getpid(), host);
-  if (::ftruncate(descriptor, 0) != 0) return;
-  [[maybe_unused]] const ssize_t written = ::pwrite(descriptor, text.data(), text.size(), 0);
+/// For who is refused. That it cannot be written is no reason to stop.
+void write_holder(const fs::path& file) {
+  std::ofstream(file, std::ios::trunc)
+      << fmt::format("process {} on {}\n", ::getpid(), this_host());
 }
 
 }  // namespace
@@ -89,14 +99,12 @@ RunLock::RunLock(const fs::path& run_dir, RunLog& log) : run_dir_(run_dir) {
     if (!may_pass(attempt.problem)) break;
   }
   descriptor_ = attempt.descriptor;
-  if (descriptor_ >= 0) {
-    write_holder(descriptor_);
-    return;
-  }
   if (attempt.problem == EWOULDBLOCK) refuse_held(run_dir);
-  QLORA_CHECK(means_no_locks(attempt.problem), IoError,
+  QLORA_CHECK(descriptor_ >= 0 || means_no_locks(attempt.problem), IoError,
               "[trainer] output_dir {} cannot be written: {}: {}; choose another output_dir",
               run_dir.string(), file.string(), std::strerror(attempt.problem));
+  write_holder(file);
+  if (descriptor_ >= 0) return;
   log.warn(
       fmt::format("[trainer] the file system of {} has no locks: see to it that no second run "
                   "writes there",
@@ -104,10 +112,11 @@ RunLock::RunLock(const fs::path& run_dir, RunLog& log) : run_dir_(run_dir) {
 }
 
 RunLock::~RunLock() {
-  if (descriptor_ < 0) return;
+  const fs::path file = run_dir_ / kLockFile;
   std::error_code ignored;
-  fs::remove(run_dir_ / kLockFile, ignored);  // while it is held: see is_in_place
-  ::close(descriptor_);
+  // While it is held. Where the folder was made anew meanwhile, the file is another run's.
+  if (descriptor_ < 0 || is_in_place(descriptor_, file)) fs::remove(file, ignored);
+  if (descriptor_ >= 0) ::close(descriptor_);
   if (made_directory_) fs::remove(run_dir_, ignored);  // fails where something is in it
 }
 
@@ -118,6 +127,13 @@ void check_not_locked(const fs::path& run_dir) {
   const bool is_held = ::flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
   ::close(descriptor);
   if (is_held) refuse_held(run_dir);
+}
+
+bool may_be_held_elsewhere(const fs::path& run_dir) {
+  std::error_code error;
+  const bool is_there =
+      fs::symlink_status(run_dir / kLockFile, error).type() != fs::file_type::not_found;
+  return is_there && !holder_of(run_dir).ends_with(" on " + this_host());
 }
 
 }  // namespace qlora::trainer

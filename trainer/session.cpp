@@ -182,19 +182,23 @@ bool Session::save_is_due() const {
 }
 
 void Session::record_base() {
-  if (has_base_record_) return;
-  if (!base_) base_ = base_of(facts_);
-  if (base_) io::write_base_record(start_.run_dir, *base_);
-  has_base_record_ = true;
+  if (std::exchange(has_base_record_, true)) return;
+  try {
+    if (!base_) base_ = base_of(facts_);
+    if (base_) io::write_base_record(start_.run_dir, *base_);
+  } catch (const Error& error) {
+    recorder_->log().warn(
+        fmt::format("[trainer] which base was trained over is not recorded: {}", error.what()));
+  }
 }
 
 void Session::save() {
   const Stopwatch watch;
-  record_base();
   const auto directory = checkpoint_path(start_.run_dir, progress_.step);
   save_checkpoint(directory, progress_, state_, identity_, facts_);
   newest_ = {progress_.step, directory};
   recorder_->checkpoint(progress_, directory, watch.seconds());
+  record_base();  // reads all of the base: a run that is to stop has saved before
   const int64_t best = progress_.best_evaluation ? progress_.best_evaluation->step : -1;
   prune_checkpoints(start_.run_dir, options_.save.total_limit, best);
 }
@@ -246,8 +250,8 @@ std::string Session::keep_trained(const TrainResult& result) {
   }
   if (!newest_) {
     return fmt::format(
-        "what was trained is lost: no checkpoint can be saved either ({}); make "
-        "room and train again",
+        "what was trained is lost: no checkpoint can be saved either ({}); mend "
+        "that and train again",
         problem);
   }
   const bool is_here = newest_->path.parent_path() == start_.run_dir;

@@ -52,7 +52,8 @@ class Session {
   bool is_saved() const { return newest_ && newest_->step == progress_.step; }
   TrainResult result() const;
   void load_best(TrainResult& result);
-  /// Which weights were trained over, written before the first thing that was trained.
+  /// Writes down once which weights are trained over. Where they cannot be read any more, a
+  /// warning: what was trained is worth more.
   void record_base();
   void write_results(const TrainResult& result);
   /// Where the final files could not be written: saves what no checkpoint holds yet, if that can be

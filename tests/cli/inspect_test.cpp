@@ -91,6 +91,11 @@ TEST_F(InspectProgram, ARunWhoseAdapterCannotBeReadIsNotFinished) {
   EXPECT_FALSE(sound.contains("problem"));
   EXPECT_FALSE(sound.contains("unreadable_log_lines"));
 
+  write_text(run / "log.jsonl", "{\"kind\":\"finish\"}\n{\"kind\":\"start\",\"step\":1}\n");
+  EXPECT_EQ(facts({run.string()}).at("finished"), false);  // resumed, and at work
+  write_text(run / "log.jsonl", "{\"kind\":\"start\"}\n{\"kind\":\"finish\"}\n");
+  EXPECT_EQ(facts({run.string()}).at("finished"), true);
+
   const auto weights = run / "adapter_model.safetensors";
   std::filesystem::resize_file(weights, std::filesystem::file_size(weights) - 10);
   const auto cut = facts({run.string()});

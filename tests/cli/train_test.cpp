@@ -166,6 +166,12 @@ TEST_F(TrainProgram, AReaderOfTheLogThatHasGoneEndsNoRun) {
   EXPECT_TRUE(fs::exists(folder_ / "out/adapter_model.safetensors"));
 }
 
+TEST_F(TrainProgram, AReaderOfTheLogThatHasGoneBeforeTheFirstStepEndsNoRun) {
+  run_program("/bin/sh", {"-c", program_path() + " train " + path("run.json") + " 2>&1 | true"});
+  EXPECT_EQ(losses(path("out")).size(), 6U);
+  EXPECT_TRUE(fs::exists(folder_ / "out/adapter_model.safetensors"));
+}
+
 TEST_F(TrainProgram, EachStepIsToldOnce) {
   const ProgramResult result = train();
   ASSERT_EQ(result.exit_code, 0) << result.err;
@@ -188,15 +194,15 @@ TEST_F(TrainProgram, ARunThatFailedBeforeItSavedIsBegunAnewByTheSameCommand) {
   ASSERT_EQ(again.exit_code, 0) << again.err;
   EXPECT_SAYS(again.err, "ended before it saved anything");
   EXPECT_EQ(losses(path("out")).size(), 2U);
-  EXPECT_FALSE(fs::exists(folder_ / "out/.lock"));
+  EXPECT_FALSE(fs::exists(folder_ / "out/.qlora.lock"));
   expect_refused(train(), {"exists", "--overwrite"});  // that one is finished
 }
 
 TEST_F(TrainProgram, ASecondRunInTheSameFolderIsRefusedBeforeItChangesAnything) {
   ASSERT_EQ(train({"--set", "max_steps=2"}).exit_code, 0);
   const std::string log = read_text(folder_ / "out/log.jsonl");
-  write_text(folder_ / "out/.lock", "process 4711 on earth\n");
-  const int lock = open(path("out/.lock").c_str(), O_RDWR | O_CLOEXEC);
+  write_text(folder_ / "out/.qlora.lock", "process 4711 on earth\n");
+  const int lock = open(path("out/.qlora.lock").c_str(), O_RDWR | O_CLOEXEC);
   ASSERT_EQ(flock(lock, LOCK_EX | LOCK_NB), 0);
   for (const auto& more : std::vector<std::vector<std::string>>{
            {}, {"--overwrite"}, {"--resume", "auto", "--set", "max_steps=4"}}) {

@@ -185,10 +185,17 @@ TEST_F(DatasetTest, SaysHowRowsAreWritten) {
   EXPECT_ERROR(FormatError, load("a.json", "{\"data\": [\n{\"text\": \"x\"}]}"),
                "without an object around it");
   EXPECT_ERROR(FormatError, load("a.json", R"({"version": "1", "data": [{"text": "x"}]})"),
-               "a.json:1: the rows seem to stand in the list 'data' of an object; make that list "
-               "the whole file");
-  for (const char* row : {"{\"text\": \"x\"},", "{'text': 'x'}", "{\"text\": \"x\", \"n\": NaN}"}) {
-    EXPECT_ERROR(FormatError, load("a.jsonl", row), "; a row is one JSON object on one line");
+               "where 'data' is a list of rows, make that list the whole file");
+  EXPECT_ERROR(FormatError, load("a.jsonl", R"({"dialog": [{"role": "user", "content": "x"}]})"),
+               "; 'dialog' is a conversation: set data.messages_field to it");
+  EXPECT_ERROR(FormatError, load("a.jsonl", R"({"dialog": [{"from": "human", "value": "x"}]})"),
+               "; 'dialog' is a conversation: set data.conversations_field to it");
+  EXPECT_ERROR(FormatError, load("a.jsonl", "{\"text\": \"x\"},"),
+               "; a row is one JSON object on one line, without a comma behind it");
+  for (const char* row : {"{'text': 'x'}", "{\"text\": \"x\", \"n\": NaN}", "{\"text\": \"x"}) {
+    const std::string message = testing::message_of<FormatError>([&] { load("a.jsonl", row); });
+    EXPECT_SAYS(message, "a.jsonl:1");
+    EXPECT_EQ(message.find("comma"), std::string::npos) << message;
   }
   EXPECT_ERROR(FormatError, load("a.jsonl", "{\"text\": \"x\"}\n"s + '\0'),
                "a.jsonl:2: a zero byte at byte 1 of the row: the file is damaged, or no text");

@@ -137,7 +137,7 @@ TEST_F(LoadTrainingData, WarnsOfAnswersThatSayNothing) {
                  {"instruction": "b", "output": ""}
                  {"instruction": "c", "output": "d"})");
   load();
-  EXPECT_SAYS(notes_.said, "warning: training: 2 of 3 rows have nothing but white space to learn");
+  EXPECT_SAYS(notes_.said, "warning: training: 2 of 3 rows have an answer that is empty");
   notes_.said.clear();
   options_.dataset_name = folder_.put("a.json", R"([{"messages": [{"role": "user", "content": ""},
                                           {"role": "assistant", "content": "x"}]}])");
@@ -146,7 +146,11 @@ TEST_F(LoadTrainingData, WarnsOfAnswersThatSayNothing) {
   folder_.put("a.json", R"([{"messages": [{"role": "user", "content": "x"},
                                           {"role": "assistant", "content": ""}]}])");
   load();
-  EXPECT_SAYS(notes_.said, "1 of 1 rows have nothing but white space to learn");
+  EXPECT_SAYS(notes_.said, "1 of 1 rows have an answer that is empty");
+  notes_.said.clear();
+  options_.example.loss_on = LossOn::kAll;
+  load();
+  EXPECT_EQ(notes_.said.find("white space"), std::string::npos) << notes_.said;
 }
 
 TEST_F(LoadTrainingData, ChecksItsOptionsBeforeItReads) {

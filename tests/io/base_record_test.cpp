@@ -23,6 +23,7 @@ TEST(BaseRecord, IsFoundFromTheRunAndFromItsCheckpoints) {
     ASSERT_TRUE(record) << adapter;
     EXPECT_EQ(record->path, model);
     EXPECT_EQ(record->sha256, Checkpoint(model).source_hash());
+    EXPECT_EQ(record->weights, Checkpoint(model).source_hashes().weights);
   }
   fs::create_directory(run.path() / "other");
   EXPECT_FALSE(read_base_record(run.path() / "other"));
@@ -45,7 +46,23 @@ TEST(BaseRecord, SaysThatTheBaseIsAnother) {
   const auto difference = base_difference(run.path(), file);
   ASSERT_TRUE(difference);
   EXPECT_SAYS(*difference, "was trained on " + folder.path().string() + " with other weights than");
-  EXPECT_SAYS(*difference, "here " + file.source_hash().substr(0, 12));
+  EXPECT_SAYS(*difference, "here " + file.source_hashes().weights.substr(0, 12));
+}
+
+TEST(BaseRecord, AnotherConfigurationIsNoOtherBase) {
+  const testing::TemporaryFolder folder;
+  const fs::path model = folder.path() / "model", run = folder.path() / "run";
+  fs::copy(fixture("gguf/tiny_llama"), model);
+  fs::create_directory(run);
+  write_base_record(run, model.string());
+  write_text(model / "config.json", testing::read_text(model / "config.json") + "\n");
+  EXPECT_FALSE(base_difference(run, Checkpoint(model)));
+  // A record of an earlier version holds the hash of both alone.
+  write_text(run / kBaseRecordFile,
+             R"({"path": "m", "sha256": ")" + Checkpoint(model).source_hash() + R"("})");
+  EXPECT_FALSE(base_difference(run, Checkpoint(model)));
+  write_text(model / "config.json", testing::read_text(model / "config.json") + "\n");
+  EXPECT_TRUE(base_difference(run, Checkpoint(model)));
 }
 
 TEST(BaseRecord, AFolderThatCannotBeLookedAtIsAnError) {

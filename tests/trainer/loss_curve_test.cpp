@@ -42,6 +42,8 @@ TEST(LossHistory, ReadsStepsAndEvaluations) {
   EXPECT_EQ(history.train[1].loss, 2.75);  // the later one
   ASSERT_EQ(history.eval.size(), 1u);
   EXPECT_EQ(history.eval[0].loss, 3.25);
+  EXPECT_EQ(history.unreadable_lines, 2);
+  EXPECT_FALSE(history.has_finished.has_value());
   EXPECT_THROW(read_loss_history(folder / "none.jsonl"), IoError);
 }
 

@@ -79,21 +79,29 @@ TEST_F(RunDirectory, OneThatIsThereIsRefusedUnlessToldOtherwise) {
 }
 
 TEST_F(RunDirectory, ARunThatSavedNothingIsBegunAnew) {
-  const auto written = {"log.jsonl", "config.resolved.json", "base_model.json",
-                        "runs/events.out.tfevents.1.host.2.0", "README.md"};
-  const auto others = {"notes.txt", ".checkpoint-5.tmp-0a1b2c3d/optimizer.safetensors"};
-  for (const char* name : written) write_text(run() / name, "x");
-  for (const char* name : others) write_text(run() / name, "x");
-  write_text(folder / "run-awq-base" / "model.safetensors", "x");
+  const auto files = {"config.resolved.json", "README.md", "notes.txt",
+                      ".checkpoint-5.tmp-0a1b2c3d/optimizer.safetensors"};
+  for (const char* name : files) write_text(run() / name, "x");
+  EXPECT_ERROR(ConfigError, check_run_directory(options, log), "exists");  // no run has begun here
+  write_text(run() / "log.jsonl", "{\"kind\":\"step\",\"step\":1}\n");
   const RunStart start = check_run_directory(options, log);
   EXPECT_FALSE(start.checkpoint);
   ASSERT_EQ(log.notices.size(), 1u);
   EXPECT_SAYS(log.notices.front(), "ended before it saved anything");
-  EXPECT_TRUE(fs::exists(run() / "log.jsonl"));  // nothing is done by asking
+  EXPECT_FALSE(testing::read_text(run() / "log.jsonl").empty());  // nothing is done by asking
   prepare_run_directory(start, 0);
-  for (const char* name : written) EXPECT_FALSE(fs::exists(run() / name)) << name;
-  for (const char* name : others) EXPECT_TRUE(fs::exists(run() / name)) << name;
-  EXPECT_TRUE(fs::exists(folder / "run-awq-base" / "model.safetensors"));
+  EXPECT_TRUE(testing::read_text(run() / "log.jsonl").empty());
+  for (const char* name : files) EXPECT_TRUE(fs::exists(run() / name)) << name;
+}
+
+TEST_F(RunDirectory, ARunThatAnotherMachineMayHoldIsNotBegunAnew) {
+  write_text(run() / "log.jsonl", "x\n");
+  for (const char* holder : {"", "process 77 on node-b\n"}) {
+    write_text(run() / kLockFile, holder);
+    EXPECT_ERROR(ConfigError, check_run_directory(options, log), "exists") << holder;
+  }
+  { const RunLock of_this_machine(run(), log); }
+  EXPECT_NO_THROW(check_run_directory(options, log));
 }
 
 TEST_F(RunDirectory, WhatMayHoldATrainedAdapterIsNeverBegunAnew) {

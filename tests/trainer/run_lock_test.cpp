@@ -65,11 +65,23 @@ TEST(RunLock, AFileThatAKilledRunLeftHoldsNothing) {
   EXPECT_EQ(testing::read_text(run / kLockFile).find("else"), std::string::npos);
 }
 
+TEST(RunLock, LeavesTheFileOfARunThatTookTheNameOver) {
+  const TemporaryFolder folder;
+  const auto run = folder / "run";
+  NullLog log;
+  std::optional<RunLock> old(std::in_place, run, log);
+  fs::remove_all(run);
+  const RunLock lock(run, log);
+  old.reset();
+  EXPECT_TRUE(fs::exists(run / kLockFile));
+  EXPECT_ERROR(ConfigError, check_not_locked(run), "is in use");
+}
+
 TEST(RunLock, SaysWhyItCannotBeMade) {
   const TemporaryFolder folder;
   NullLog log;
   fs::create_directories(folder / "run" / kLockFile);
-  EXPECT_ERROR(IoError, RunLock(folder / "run", log), ".lock: Is a directory");
+  EXPECT_ERROR(IoError, RunLock(folder / "run", log), ".qlora.lock: Is a directory");
   testing::write_text(folder / "file", "x");
   EXPECT_ERROR(IoError, RunLock(folder / "file/run", log), "cannot make output_dir");
 }

@@ -221,6 +221,21 @@ TEST(Train, ResumeRefusesOtherWeightsOfTheSameSize) {
   EXPECT_EQ(run.run(log).steps, 2);
 }
 
+TEST(Train, ABaseThatCannotBeReadAnyMoreCostsNothingThatWasTrained) {
+  TinyRun run;
+  run.options.max_steps = 2;
+  run.options.save = {.strategy = Strategy::kSteps, .steps = 1};
+  EventLog log;
+  log.on_event = [&](const std::string& kind, const nlohmann::json&) {
+    if (kind == "start") fs::remove(run.folder / "model/model.safetensors");
+  };
+  run.run(log);
+  EXPECT_TRUE(fs::exists(run.run_dir() / "checkpoint-1"));
+  EXPECT_TRUE(fs::exists(run.run_dir() / "adapter_model.safetensors"));
+  ASSERT_EQ(log.warnings.size(), 1u);
+  EXPECT_SAYS(log.warnings.front(), "[trainer] which base was trained over is not recorded");
+}
+
 TEST(Train, ResumeRefusesAnotherRunsCheckpoint) {
   TinyRun run;
   run.options.max_steps = 2;
