@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -76,9 +77,8 @@ void check_same(const std::string& key, const json& saved, const json& now) {
 }
 
 /// Compares the keys that the checkpoint knows; `prefix` is the section's name for its user.
-template <class Keys>
 void check_same_section(const std::string& prefix, const json& saved, const json& now,
-                        const Keys& keys) {
+                        std::span<const char* const> keys) {
   for (const std::string key : keys) {
     if (!saved.contains(key)) continue;
     json before = value_of(saved, key), after = value_of(now, key);
