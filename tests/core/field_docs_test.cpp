@@ -80,7 +80,8 @@ TEST(ExplainField, TellsProgramsTheSame) {
   EXPECT_EQ(section["text"], "The adapters.");
   EXPECT_EQ(section["keys"][0]["key"], "lora.r");
   EXPECT_EQ(section["keys"][0]["default"], 16);
-  for (const Json& entry : explain_field_json<TestOptions>("")["keys"]) {
+  const Json all = explain_field_json<TestOptions>("");
+  for (const Json& entry : all["keys"]) {
     EXPECT_EQ(entry["type"] == "a section", entry["key"] == "lora") << entry;
   }
 }
