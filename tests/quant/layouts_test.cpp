@@ -9,6 +9,7 @@
 #include "tests/quant/export_fixture.h"
 #include "tests/quant/layouts_case.h"
 #include "tests/support/errors.h"
+#include "tests/support/fuzz.h"
 
 namespace qlora::quant {
 namespace {
@@ -140,7 +141,8 @@ TEST(Layouts, RandomTensorsNeverCrash) {
       try {
         read();
         ++answers;
-      } catch (const Error&) {
+      } catch (const Error& error) {
+        test::expect_one_line(error);
       }
     };
     attempt([&] { dequantize_affine(from_gptq(tensors, GptqFormat::kV1, bits, below(66) - 1)); });
