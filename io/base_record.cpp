@@ -30,10 +30,6 @@ void write_base_record(const fs::path& directory, const BaseRecord& record) {
   write_file_atomic(directory / kBaseRecordFile, json.dump(2) + "\n");
 }
 
-void write_base_record(const fs::path& directory, const std::string& model_path) {
-  write_base_record(directory, base_record_of(model_path));
-}
-
 std::vector<fs::path> adapter_places(const fs::path& adapter) {
   const fs::path folder = adapter.lexically_normal();
   std::vector<fs::path> places = {folder};

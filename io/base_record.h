@@ -26,8 +26,6 @@ BaseRecord base_record_of(const std::string& model_path);
 /// Writes kBaseRecordFile beside an adapter. It appears atomically.
 ///   throws    IoError
 void write_base_record(const std::filesystem::path& directory, const BaseRecord& record);
-/// The same for base_record_of(model_path).
-void write_base_record(const std::filesystem::path& directory, const std::string& model_path);
 
 /// The record of an adapter's folder or of its run; nothing where there is none, as with adapters
 /// of other programs.

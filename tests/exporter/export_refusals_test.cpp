@@ -80,7 +80,7 @@ TEST_F(ExportModel, RefusesAnAdapterOfOtherWeightsUnlessAsked) {
   EXPECT_FALSE(run().output_dir.empty());
   fs::remove_all(out());
   options_.allow_other_base = false;
-  io::write_base_record(source_.adapter, source_.model_path);
+  io::write_base_record(source_.adapter, io::base_record_of(source_.model_path));
   EXPECT_FALSE(run().output_dir.empty());
 }
 

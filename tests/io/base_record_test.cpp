@@ -15,7 +15,7 @@ TEST(BaseRecord, IsFoundFromTheRunAndFromItsCheckpoints) {
   const testing::TemporaryFolder run;
   const std::string model = fixture("gguf/tiny_llama").string();
   EXPECT_FALSE(read_base_record(run.path()));
-  write_base_record(run.path(), model);
+  write_base_record(run.path(), base_record_of(model));
   fs::create_directory(run.path() / "checkpoint-3");
   for (const fs::path& adapter :
        {run.path(), run.path() / "checkpoint-3", run.path() / "checkpoint-3/"}) {
@@ -31,9 +31,9 @@ TEST(BaseRecord, IsFoundFromTheRunAndFromItsCheckpoints) {
 
 TEST(BaseRecord, TellsFilesApart) {
   const testing::TemporaryFolder run;
-  write_base_record(run.path(), fixture("gguf/tiny_llama").string());
+  write_base_record(run.path(), base_record_of(fixture("gguf/tiny_llama").string()));
   const auto folder = read_base_record(run.path());
-  write_base_record(run.path(), fixture("gguf/tiny_llama.gguf").string());
+  write_base_record(run.path(), base_record_of(fixture("gguf/tiny_llama.gguf").string()));
   EXPECT_NE(read_base_record(run.path())->sha256, folder->sha256);
 }
 
@@ -41,7 +41,7 @@ TEST(BaseRecord, SaysThatTheBaseIsAnother) {
   const testing::TemporaryFolder run;
   const Checkpoint folder(fixture("gguf/tiny_llama")), file(fixture("gguf/tiny_llama.gguf"));
   EXPECT_FALSE(base_difference(run.path(), folder));  // no record
-  write_base_record(run.path(), folder.path().string());
+  write_base_record(run.path(), base_record_of(folder.path().string()));
   EXPECT_FALSE(base_difference(run.path(), folder));
   const auto difference = base_difference(run.path(), file);
   ASSERT_TRUE(difference);
@@ -54,7 +54,7 @@ TEST(BaseRecord, AnotherConfigurationIsNoOtherBase) {
   const fs::path model = folder.path() / "model", run = folder.path() / "run";
   fs::copy(fixture("gguf/tiny_llama"), model);
   fs::create_directory(run);
-  write_base_record(run, model.string());
+  write_base_record(run, base_record_of(model.string()));
   write_text(model / "config.json", testing::read_text(model / "config.json") + "\n");
   EXPECT_FALSE(base_difference(run, Checkpoint(model)));
   // A record of an earlier version holds the hash of both alone.
